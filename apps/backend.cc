@@ -1,0 +1,171 @@
+#include "apps/backend.h"
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "chain/v1/chain.pb.h"
+#include "core/bytes.h"
+#include "gateway/http_client.h"
+
+namespace leat::apps {
+namespace {
+
+using nlohmann::json;
+
+// A problem document as the error it describes.
+Error ErrorOf(int status, std::string_view body) {
+  const json problem = json::parse(body, nullptr, false);
+  std::string detail;
+  if (problem.is_object() && problem.contains("detail") && problem["detail"].is_string()) {
+    detail = problem["detail"].get<std::string>();
+  }
+  if (detail.empty()) detail = "the server answered " + std::to_string(status);
+  const auto error_class = status == 404   ? ErrorClass::kNotFound
+                           : status == 409 ? ErrorClass::kConflict
+                           : status == 503 ? ErrorClass::kUnavailable
+                           : status == 507 ? ErrorClass::kExhausted
+                           : status < 500  ? ErrorClass::kInvalid
+                                           : ErrorClass::kInternal;
+  return Error{error_class, detail, {}};
+}
+
+class RemoteBackend final : public Backend {
+ public:
+  explicit RemoteBackend(eventstore::ServerAddress address)
+      : address_(std::move(address)), client_(address_.host, address_.port, kTimeout) {}
+
+  Result<std::string> Call(std::string_view method, std::string_view target,
+                           std::string_view body) override {
+    LEAT_ASSIGN(auto reply, client_.Request(method, target, body,
+                                            body.empty() ? "" : "application/json",
+                                            address_.token));
+    if (reply.status >= 300) return std::unexpected(ErrorOf(reply.status, reply.body));
+    return std::move(reply.body);
+  }
+  Status Stream(std::string_view target,
+                const std::function<bool(std::string_view)>& on_chunk) override {
+    return client_.Stream("GET", target, on_chunk, {}, {}, address_.token);
+  }
+  Result<ingest::FeedReport> SubmitBlocks(
+      const std::vector<chain::v1::BlockObserved>& blocks) override {
+    std::string body;
+    for (const auto& block : blocks) core::AppendString(block.SerializeAsString(), &body);
+    LEAT_ASSIGN(const std::string text, Call("POST", "/api/admin/blocks", body));
+    const json reply = json::parse(text, nullptr, false);
+    ingest::FeedReport report;
+    report.observed = reply.value("observed", uint64_t{0});
+    report.reverted = reply.value("reverted", uint64_t{0});
+    report.sidelined = reply.value("sidelined", uint64_t{0});
+    report.known = reply.value("known", uint64_t{0});
+    return report;
+  }
+  Result<bool> KnowsBlock(std::string_view chain, const Hash& hash) override {
+    LEAT_ASSIGN(const std::string text,
+                Call("GET", "/api/admin/known?chain=" + gateway::PercentEncode(chain) +
+                                "&hash=" + hash.Hex(), {}));
+    return json::parse(text, nullptr, false).value("known", false);
+  }
+  Status CatchUp(const std::function<void(uint64_t, uint64_t)>& progress) override {
+    uint64_t blocks = UINT64_MAX;
+    for (;;) {
+      LEAT_ASSIGN(const std::string text, Call("GET", "/api/admin/progress", {}));
+      const json reply = json::parse(text, nullptr, false);
+      if (blocks == UINT64_MAX) blocks = reply.value("blocks", uint64_t{0});
+      const uint64_t decided = reply.value("decided", uint64_t{0});
+      const uint64_t applied = reply.value("balances_applied", uint64_t{0});
+      if (progress) progress(applied, decided);
+      if (reply.value("ledger_applied", uint64_t{0}) >= blocks && applied >= decided) return {};
+      constexpr auto kPollInterval = std::chrono::milliseconds(100);
+      std::this_thread::sleep_for(kPollInterval);  // another process: there is nothing to wait on
+    }
+  }
+  Node* node() override { return nullptr; }
+
+ private:
+  static constexpr auto kTimeout = std::chrono::minutes(10);
+  const eventstore::ServerAddress address_;
+  gateway::HttpClient client_;
+};
+
+class LocalBackend final : public Backend {
+ public:
+  explicit LocalBackend(std::unique_ptr<Node> node)
+      : node_(std::move(node)), api_(node_->services()) {}
+
+  Result<std::string> Call(std::string_view method, std::string_view target,
+                           std::string_view body) override {
+    std::string out;
+    LEAT_TRY(Run(method, target, body, [&](std::string_view chunk) {
+      out += chunk;
+      return true;
+    }));
+    return out;
+  }
+  Status Stream(std::string_view target,
+                const std::function<bool(std::string_view)>& on_chunk) override {
+    return Run("GET", target, {}, on_chunk);
+  }
+  Result<ingest::FeedReport> SubmitBlocks(
+      const std::vector<chain::v1::BlockObserved>& blocks) override {
+    return node_->feed().Submit(blocks);
+  }
+  Result<bool> KnowsBlock(std::string_view chain, const Hash& hash) override {
+    return node_->feed().Knows(chain, hash);
+  }
+  Status CatchUp(const std::function<void(uint64_t, uint64_t)>& progress) override {
+    return node_->CatchUp(progress);
+  }
+  Node* node() override { return node_.get(); }
+
+ private:
+  Status Run(std::string_view method, std::string_view target, std::string_view body,
+             const std::function<bool(std::string_view)>& on_chunk) {
+    gateway::HttpRequest request;
+    request.method = method;
+    const size_t mark = target.find('?');
+    request.path = target.substr(0, mark);
+    if (mark != std::string_view::npos) request.query = target.substr(mark + 1);
+    request.body = body;
+    request.loopback = true;
+    gateway::HttpResponse response;
+    api_.Handle(request, response);
+    if (response.status() >= 300) {
+      return std::unexpected(ErrorOf(response.status(), response.body()));
+    }
+    auto stream = response.TakeStream();
+    if (!stream) {
+      on_chunk(response.body());
+      return {};
+    }
+    std::string chunk;
+    for (bool more = true; more;) {
+      chunk.clear();
+      LEAT_ASSIGN(more, stream(&chunk));
+      if (!chunk.empty() && !on_chunk(chunk)) return {};
+      if (chunk.empty() && more) {
+        constexpr auto kIdle = std::chrono::milliseconds(20);
+        std::this_thread::sleep_for(kIdle);  // following: nothing new on any of several topics
+      }
+    }
+    return {};
+  }
+
+  const std::unique_ptr<Node> node_;
+  gateway::Api api_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Backend>> OpenBackend(const NodeOptions& options, Folder folder) {
+  if (folder == Folder::kMustExist && !std::filesystem::exists(options.data + "/format")) {
+    return Fail(ErrorClass::kNotFound, "there is no data folder at " + options.data,
+                "name one with --data, or make one by ingesting or publishing");
+  }
+  LEAT_ASSIGN(auto server, eventstore::FindServer(options.data));
+  if (server) return std::make_unique<RemoteBackend>(std::move(*server));
+  LEAT_ASSIGN(auto node, Node::Open(options));
+  return std::make_unique<LocalBackend>(std::move(node));
+}
+
+}  // namespace leat::apps

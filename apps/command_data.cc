@@ -1,0 +1,195 @@
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "apps/backend.h"
+#include "apps/commands.h"
+#include "core/progress.h"
+
+namespace leat::apps {
+namespace {
+
+using nlohmann::json;
+
+std::string Text(const json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+Status Topics(const Context& context, bool as_json) {
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist));
+  LEAT_ASSIGN(const std::string answer, backend->Call("GET", "/api/topics"));
+  if (as_json) {
+    Print(answer + "\n");
+    return {};
+  }
+  for (const json& topic : json::parse(answer)["topics"]) {
+    Print(Text(topic["topic"]) + ": " +
+          core::WithThousands(topic["events"].get<uint64_t>()) + " events, " +
+          std::to_string(topic["partitions"].size()) + " partition(s)" +
+          (topic["owner"].is_null() ? "" : ", written by " + Text(topic["owner"])) + "\n");
+  }
+  return {};
+}
+
+struct StreamsOptions {
+  std::string prefix;
+  std::string after;
+  uint64_t limit = 0;
+  bool json = false;
+};
+
+Status Streams(const Context& context, const StreamsOptions& options) {
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist));
+  std::string target = "/api/streams?prefix=" + gateway::PercentEncode(options.prefix);
+  if (!options.after.empty()) target += "&after=" + gateway::PercentEncode(options.after);
+  if (options.limit > 0) target += "&limit=" + std::to_string(options.limit);
+  LEAT_ASSIGN(const std::string answer, backend->Call("GET", target));
+  if (options.json) {
+    Print(answer + "\n");
+    return {};
+  }
+  for (const json& stream : json::parse(answer)["streams"]) {
+    Print(Text(stream["stream"]) + ": version " + Text(stream["version"]) + " in " +
+          Text(stream["log"]) + "\n");
+  }
+  return {};
+}
+
+struct VerifyOptions {
+  std::string root;
+  bool state_root = false;
+  std::string at_block;
+  std::string chain;
+  bool json = false;
+};
+
+Status Verify(const Context& context, const VerifyOptions& options) {
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist));
+  if (options.state_root) LEAT_TRY(backend->CatchUp(nullptr));
+  std::string target = "/api/admin/verify?state_root=";
+  target += options.state_root ? "true" : "false";
+  if (!options.root.empty()) target += "&root=" + gateway::PercentEncode(options.root);
+  if (!options.at_block.empty()) target += "&at_block=" + gateway::PercentEncode(options.at_block);
+  if (!options.chain.empty()) target += "&chain=" + gateway::PercentEncode(options.chain);
+  LEAT_ASSIGN(const std::string answer, backend->Call("GET", target));
+  const json report = json::parse(answer);
+  if (options.json) {
+    Print(answer + "\n");
+  } else {
+    for (const json& log : report["logs"]) {
+      Print(Text(log["log"]) + ": " + core::WithThousands(log["events"].get<uint64_t>()) +
+            " events in " + core::WithThousands(log["records"].get<uint64_t>()) +
+            " commits, intact; root " + Text(log["root"]) + "\n");
+    }
+    if (report.contains("state_root")) {
+      const json& state = report["state_root"];
+      Print("state root of block " + Text(state["block_number"]) + " over " +
+            core::WithThousands(state["accounts"].get<uint64_t>()) + " accounts: " +
+            Text(state["computed"]) +
+            (state["same"].get<bool>() ? ", as its header says\n"
+                                       : ", but its header says " + Text(state["header"]) + "\n"));
+    }
+  }
+  if (!report.value("ok", false)) {
+    return Fail(ErrorClass::kConflict, "the balances do not give the state root of the header",
+                "a state root can be checked on a chain of plain accounts, complete from genesis");
+  }
+  return {};
+}
+
+struct RebuildOptions {
+  std::string name;
+  bool compare = false;
+  bool json = false;
+};
+
+Status Rebuild(const Context& context, const RebuildOptions& options) {
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist));
+  json out;
+  Node* node = backend->node();
+  if (node != nullptr && options.name == "balances") {
+    // In this process: with progress.
+    LEAT_TRY(node->CatchUp(nullptr));
+    core::Progress progress("rebuild", "events", 0);
+    LEAT_ASSIGN(const auto report,
+                node->balances().Rebuild(options.compare, [&](uint64_t done, uint64_t total) {
+                  progress.SetTotal(total);
+                  progress.Update(done);
+                }));
+    out = {{"name", options.name}, {"events", report.events}};
+    if (options.compare) {
+      out["rows"] = report.rows;
+      out["identical"] = report.identical;
+      if (!report.identical) out["difference"] = report.difference;
+    }
+  } else {
+    if (node != nullptr) LEAT_TRY(node->CatchUp(nullptr));
+    LEAT_ASSIGN(const std::string answer,
+                backend->Call("POST", "/api/admin/rebuild?name=" +
+                                          gateway::PercentEncode(options.name) + "&compare=" +
+                                          (options.compare ? "true" : "false")));
+    out = json::parse(answer);
+  }
+  if (options.json) {
+    Print(out.dump() + "\n");
+  } else {
+    Print("rebuilt " + Text(out["name"]) + " from " + Text(out["events"]) + " events" +
+          (out.contains("identical")
+               ? (out["identical"].get<bool>()
+                      ? ", " + Text(out["rows"]) + " rows identical to the live version's\n"
+                      : ", and it differs\n")
+               : "\n"));
+  }
+  if (out.contains("identical") && !out["identical"].get<bool>()) {
+    return Fail(ErrorClass::kConflict, "the rebuilt projection differs: " +
+                                           Text(out["difference"]),
+                "the live version was kept; report this");
+  }
+  return {};
+}
+
+}  // namespace
+
+void AddTopics(CLI::App* app, Context* context) {
+  auto* command = app->add_subcommand("topics", "List the topics");
+  auto as_json = std::make_shared<bool>(false);
+  command->add_flag("--json", *as_json, "Print JSON");
+  command->callback([=] { context->run = [=] { return Topics(*context, *as_json); }; });
+}
+
+void AddStreams(CLI::App* app, Context* context) {
+  auto* command = app->add_subcommand("streams", "List the streams of every log");
+  auto options = std::make_shared<StreamsOptions>();
+  command->add_option("--prefix", options->prefix, "Only names that begin so");
+  command->add_option("--after", options->after, "Only names after this one");
+  command->add_option("--limit", options->limit, "At most so many");
+  command->add_flag("--json", options->json, "Print JSON");
+  command->callback([=] { context->run = [=] { return Streams(*context, *options); }; });
+}
+
+void AddVerify(CLI::App* app, Context* context) {
+  auto* command = app->add_subcommand(
+      "verify", "Check every log: checksums, positions, versions, and the Merkle roots");
+  auto options = std::make_shared<VerifyOptions>();
+  command->add_option("--root", options->root,
+                      "A root noted earlier, LOG@SIZE:0xHASH: the log must still begin with it");
+  command->add_flag("--state-root", options->state_root,
+                    "Compute the chain's state root from the balances, compare with the header");
+  command->add_option("--at-block", options->at_block, "Block of --state-root");
+  command->add_option("--chain", options->chain, "Chain of --state-root");
+  command->add_flag("--json", options->json, "Print JSON");
+  command->callback([=] { context->run = [=] { return Verify(*context, *options); }; });
+}
+
+void AddProject(CLI::App* app, Context* context) {
+  auto* project = app->add_subcommand("project", "Look after services' rows");
+  project->require_subcommand(1);
+  auto* command = project->add_subcommand(
+      "rebuild", "Build a projection (balances) or a decider's rows (ledger) anew from the log");
+  auto options = std::make_shared<RebuildOptions>();
+  command->add_option("name", options->name, "balances or ledger")->required();
+  command->add_flag("--compare", options->compare, "Compare every row with the live version");
+  command->add_flag("--json", options->json, "Print JSON");
+  command->callback([=] { context->run = [=] { return Rebuild(*context, *options); }; });
+}
+
+}  // namespace leat::apps

@@ -1,0 +1,179 @@
+#include <CLI/CLI.hpp>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "apps/backend.h"
+#include "apps/commands.h"
+#include "core/progress.h"
+
+namespace leat::apps {
+namespace {
+
+using nlohmann::json;
+
+struct PublishOptions {
+  std::string topic;
+  std::string type;
+  std::string key;
+  std::string subject;
+  std::string data;
+  std::string file;
+  uint32_t partitions = 0;
+  bool json = false;
+};
+
+struct ReplayOptions {
+  std::string topic;
+  std::string from;
+  std::string to;
+  std::string type;
+  std::string stream;
+  std::string into;
+  uint64_t limit = 0;
+  bool follow = false;
+  bool json = false;
+};
+
+std::string Target(const std::string& topic, uint32_t partitions) {
+  return "/api/events?topic=" + gateway::PercentEncode(topic) +
+         (partitions > 0 ? "&partitions=" + std::to_string(partitions) : "");
+}
+
+// JSON lines as one JSON list; anything else as it is.
+std::string ListOf(const std::string& text) {
+  if (json::accept(text)) return text;
+  std::istringstream in(text);
+  std::string line, out;
+  while (std::getline(in, line)) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    if (!json::accept(line)) return text;  // the server says what is wrong with it
+    out += (out.empty() ? "[" : ",") + line;
+  }
+  return out.empty() ? text : out + "]";
+}
+
+Status Publish(const Context& context, const PublishOptions& options) {
+  std::string body;
+  if (!options.type.empty() || !options.data.empty()) {
+    if (options.type.empty()) return Invalid("--data: stands without --type", "name the type");
+    const json data = json::parse(options.data.empty() ? "{}" : options.data, nullptr, false);
+    if (data.is_discarded()) return Invalid("--data: is not JSON", "quote it for the shell");
+    json event = {{"specversion", "1.0"}, {"type", options.type}, {"data", data}};
+    if (!options.key.empty()) event["partitionkey"] = options.key;
+    if (!options.subject.empty()) event["subject"] = options.subject;
+    body = event.dump();
+  } else {
+    std::ostringstream text;
+    if (options.file.empty() || options.file == "-") {
+      text << std::cin.rdbuf();
+    } else {
+      std::ifstream in(options.file, std::ios::binary);
+      if (!in) return Invalid("--file: " + options.file + " cannot be opened", "check the path");
+      text << in.rdbuf();
+    }
+    body = ListOf(text.str());
+  }
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMayBeNew));
+  LEAT_ASSIGN(const std::string answer,
+              backend->Call("POST", Target(options.topic, options.partitions), body));
+  if (options.json) {
+    Print(answer + "\n");
+  } else {
+    const json reply = json::parse(answer, nullptr, false);
+    Print("published " + std::to_string(reply.value("published", uint64_t{0})) + " to " +
+          options.topic + ", position " + reply.value("position", std::string()) + "\n");
+  }
+  return {};
+}
+
+Status Replay(const Context& context, const ReplayOptions& options) {
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist));
+  std::string target = "/api/events?format=jsonl";
+  const auto add = [&](std::string_view name, const std::string& value) {
+    if (!value.empty()) target += "&" + std::string(name) + "=" + gateway::PercentEncode(value);
+  };
+  add("topic", options.topic);
+  add("from", options.from);
+  add("to", options.to);
+  add("type", options.type);
+  add("stream", options.stream);
+  if (options.limit > 0) add("limit", std::to_string(options.limit));
+  if (options.follow) add("follow", "true");
+  if (options.into.empty()) return backend->Stream(target, Print);
+
+  if (options.into == options.topic) {
+    return Invalid("--into: names the topic that is read", "name another one");
+  }
+  // Back into a topic: line by line, in batches; ids and sources stay, positions are new.
+  core::Progress progress("replay", "events", 0);
+  uint64_t published = 0;
+  std::string pending, batch;
+  uint64_t batched = 0;
+  Status failed;
+  constexpr size_t kBatchBytes = 1u << 20;
+  const auto publish = [&]() -> Status {
+    if (batched == 0) return {};
+    LEAT_TRY(backend->Call("POST", Target(options.into, 0), "[" + batch + "]"));
+    published += batched;
+    batch.clear();
+    batched = 0;
+    progress.Update(published);
+    return {};
+  };
+  LEAT_TRY(backend->Stream(target, [&](std::string_view chunk) {
+    pending += chunk;
+    size_t begin = 0;
+    for (size_t end; (end = pending.find('\n', begin)) != std::string::npos; begin = end + 1) {
+      batch += (batched > 0 ? "," : "") + pending.substr(begin, end - begin);
+      ++batched;
+      if (batch.size() >= kBatchBytes) failed = publish();
+      if (!failed) return false;
+    }
+    pending.erase(0, begin);
+    if (options.follow) failed = publish();
+    return failed.has_value();
+  }));
+  if (failed) failed = publish();
+  LEAT_TRY(failed);
+  Print(options.json ? json{{"published", published}, {"topic", options.into}}.dump() + "\n"
+                     : "published " + std::to_string(published) + " to " + options.into + "\n");
+  return {};
+}
+
+}  // namespace
+
+void AddPublish(CLI::App* app, Context* context) {
+  auto* command = app->add_subcommand(
+      "publish", "Publish CloudEvents in JSON from flags, a file or standard input");
+  auto options = std::make_shared<PublishOptions>();
+  command->add_option("topic", options->topic, "Topic; made when it is new")->required();
+  command->add_option("--type", options->type, "Event type of a single event");
+  command->add_option("--key", options->key, "Its partition key");
+  command->add_option("--subject", options->subject, "Its subject");
+  command->add_option("--data", options->data, "Its data as JSON");
+  command->add_option("--file", options->file,
+                      "CloudEvents in JSON: one, a list, or one a line; '-' is standard input");
+  command->add_option("--partitions", options->partitions, "Partitions of a new topic");
+  command->add_flag("--json", options->json, "Print the positions as JSON");
+  command->callback([=] { context->run = [=] { return Publish(*context, *options); }; });
+}
+
+void AddReplay(CLI::App* app, Context* context) {
+  auto* command = app->add_subcommand("replay", "Read the log: one CloudEvent in JSON a line");
+  auto options = std::make_shared<ReplayOptions>();
+  command->add_option("--topic", options->topic, "One topic; all of them by default");
+  command->add_option("--from", options->from, "Position to begin with");
+  command->add_option("--to", options->to, "Position to end with");
+  command->add_option("--type", options->type, "Only this type; 'ledger.*' for all that begin so");
+  command->add_option("--stream", options->stream,
+                      "Only this stream; 'ledger-*' for a whole category");
+  command->add_option("--limit", options->limit, "At most so many events");
+  command->add_flag("--follow", options->follow, "Go on with what comes");
+  command->add_option("--into", options->into, "Publish to this topic in place of printing");
+  command->add_flag("--json", options->json, "Lines are JSON anyway; with --into the outcome, too");
+  command->callback([=] { context->run = [=] { return Replay(*context, *options); }; });
+}
+
+}  // namespace leat::apps

@@ -1,0 +1,91 @@
+#include <openssl/rand.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+
+#include "apps/commands.h"
+#include "apps/node.h"
+#include "core/bytes.h"
+#include "core/log.h"
+#include "gateway/api.h"
+#include "gateway/http_server.h"
+
+namespace leat::apps {
+namespace {
+
+struct ServeOptions {
+  std::string host = "127.0.0.1";
+  uint16_t port = 8080;
+  unsigned threads = 1;
+};
+
+std::string NewToken() {
+  unsigned char bytes[32];
+  LEAT_ASSERT(RAND_bytes(bytes, sizeof bytes) == 1);
+  std::string hex;
+  core::AppendHex({reinterpret_cast<const char*>(bytes), sizeof bytes}, &hex);
+  return hex;
+}
+
+Status Serve(const Context& context, const ServeOptions& options) {
+  core::InitLog(core::LogLevel::kInfo);
+  // Taken before any thread starts, so that all of them leave the signals to sigwait.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+
+  LEAT_ASSIGN(const auto node, Node::Open(context.node));
+  auto services = node->services();
+  services.admin_token = NewToken();
+  gateway::Api api(services);
+  gateway::HttpOptions http;
+  http.host = options.host;
+  http.port = options.port;
+  http.threads = options.threads;
+  http.is_blocking = gateway::Api::IsBlocking;
+  http.body_bytes_max_for = gateway::Api::BodyBytesMax;
+  LEAT_ASSIGN(const auto server,
+              gateway::HttpServer::Start(http, [&](const auto& request, auto& response) {
+                api.Handle(request, response);
+              }));
+  // Commands on this machine reach a server that listens on every address by loopback.
+  const bool any = options.host == "0.0.0.0" || options.host == "::";
+  LEAT_TRY(node->folder().WriteServerAddress(
+      {any ? "127.0.0.1" : options.host, server->port(), getpid(), services.admin_token}));
+  if (options.host != "127.0.0.1" && options.host != "::1") {
+    core::LogWarning("serve", "listening on " + options.host +
+                                  ": whoever reaches this address can read and publish");
+  }
+  Print("listening on http://" + options.host + ":" + std::to_string(server->port()) + "\n");
+  int signal = 0;
+  sigwait(&signals, &signal);
+  core::LogInfo("serve", "stopping");
+  server->Stop();
+  return {};
+}
+
+}  // namespace
+
+void AddServe(CLI::App* app, Context* context) {
+  auto* command = app->add_subcommand("serve", "Serve the HTTP API on a data folder");
+  auto options = std::make_shared<ServeOptions>();
+  command->add_option("--host", options->host, "Address to listen on")->capture_default_str();
+  command->add_option("--port", options->port, "Port to listen on; 0 takes a free one")
+      ->capture_default_str();
+  command->add_option("--threads", options->threads, "Threads that answer quick requests")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  command->add_option("--chain", context->node.default_chain, "Chain that requests mean by default")
+      ->capture_default_str();
+  command->callback([=] { context->run = [=] { return Serve(*context, *options); }; });
+}
+
+bool Print(std::string_view text) {
+  const bool good = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
+  return std::fflush(stdout) == 0 && good;
+}
+
+}  // namespace leat::apps

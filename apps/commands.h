@@ -1,0 +1,38 @@
+// The commands: each adds its flags to the parser and says what to do. main.cc lists them.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "apps/node.h"
+#include "core/result.h"
+
+namespace CLI {
+class App;
+}
+
+namespace leat::apps {
+
+// What every command knows. The parser fills it before `run` is called.
+struct Context {
+  NodeOptions node;
+  std::function<Status()> run;  // of the command that was given
+};
+
+// `context` must outlive `app`.
+void AddServe(CLI::App* app, Context* context);
+void AddIngest(CLI::App* app, Context* context);
+void AddPublish(CLI::App* app, Context* context);
+void AddReplay(CLI::App* app, Context* context);
+void AddQuery(CLI::App* app, Context* context);
+void AddTopics(CLI::App* app, Context* context);
+void AddStreams(CLI::App* app, Context* context);
+void AddVerify(CLI::App* app, Context* context);
+void AddProject(CLI::App* app, Context* context);
+
+// "512MiB", "1GiB", "100000". Errors: kInvalid.
+Result<uint64_t> ParseBytes(const std::string& text);
+// Writes to standard output; false when nobody reads it any longer.
+bool Print(std::string_view text);
+
+}  // namespace leat::apps

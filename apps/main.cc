@@ -1,0 +1,53 @@
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+
+#include "apps/commands.h"
+#include "core/log.h"
+
+namespace {
+
+constexpr int kOperatingError = 1;
+constexpr int kUsageError = 2;
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
+  leat::apps::Context context;
+  CLI::App app{
+      "leat: event-driven services on topics, an event store and projections.\n"
+      "Publish events, query read models, replay the log."};
+  app.name("leat");
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.set_version_flag("--version", "leat 0.1.0");
+  context.node.data = "data";
+  app.add_option("--data", context.node.data, "Data folder")->envname("LEAT_DATA")->capture_default_str();
+  bool verbose = false;
+  app.add_flag("--verbose", verbose, "Log what happens inside, too");
+
+  leat::apps::AddServe(&app, &context);
+  leat::apps::AddIngest(&app, &context);
+  leat::apps::AddPublish(&app, &context);
+  leat::apps::AddReplay(&app, &context);
+  leat::apps::AddQuery(&app, &context);
+  leat::apps::AddTopics(&app, &context);
+  leat::apps::AddStreams(&app, &context);
+  leat::apps::AddVerify(&app, &context);
+  leat::apps::AddProject(&app, &context);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    std::fprintf(stderr, "leat: error: %s (see `leat --help`)\n", error.what());
+    return kUsageError;
+  }
+  leat::core::InitLog(verbose ? leat::core::LogLevel::kDebug : leat::core::LogLevel::kWarning);
+  if (auto status = context.run(); !status) {
+    std::fprintf(stderr, "leat: error: %s\n", status.error().Text().c_str());
+    return kOperatingError;
+  }
+  return 0;
+}

@@ -1,0 +1,62 @@
+// The embedded transport: topics on the log engine, in this process. Topics of many writers share one event store, a
+// stream for each partition; a topic that only a shard writes is that shard's log, mounted and not copied.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "bus/bus.h"
+#include "eventstore/event_store.h"
+
+namespace leat::bus {
+
+// Thread-safe.
+class EmbeddedTransport final : public Transport {
+ public:
+  // The folder is created if need be.
+  static Result<std::unique_ptr<EmbeddedTransport>> Open(const std::string& path);
+  ~EmbeddedTransport() override;
+
+  // The log is partition `partition` of `topic`, which `owner` alone writes. The log must live until Unmount, and its
+  // subscriptions must be gone by then. Errors: kConflict (the topic exists otherwise).
+  Status Mount(std::string_view topic, uint32_t partition, std::string_view owner,
+               const eventstore::Log* log);
+  void Unmount(std::string_view topic, uint32_t partition);
+  // A topic that is not mounted may have an owner, too: then only PublishAt writes it.
+  Status CreateOwnedTopic(std::string_view topic, uint32_t partitions, std::string_view owner);
+
+  Features features() const override;
+  Status CreateTopic(std::string_view topic, uint32_t partitions) override;
+  Result<std::vector<TopicInfo>> Topics() override;
+  Result<std::unique_ptr<Subscription>> Subscribe(std::string_view topic, uint32_t partition,
+                                                  uint64_t offset) override;
+  Result<PartitionEnd> End(std::string_view topic, uint32_t partition) override;
+  Result<std::vector<events::Position>> Publish(std::string_view topic,
+                                                const std::vector<events::Event>& events) override;
+  Status PublishAt(std::string_view topic, uint32_t partition, uint64_t offset,
+                   std::vector<events::Event> events) override;
+
+  // The logs below, for verification: the shared one and the mounted ones, by name.
+  const eventstore::Log& shared_log() const { return store_->log(); }
+  // The mounted log of a partition; null when it is not mounted.
+  const eventstore::Log* MountedLog(std::string_view topic, uint32_t partition) const;
+
+ private:
+  struct Topic {
+    uint32_t partitions = 0;
+    std::string owner;
+    std::map<uint32_t, const eventstore::Log*> mounted;
+  };
+  EmbeddedTransport() = default;
+  Result<Topic> Find(std::string_view topic, uint32_t partition) const;
+  Status Create(std::string_view topic, uint32_t partitions, std::string_view owner);
+
+  std::unique_ptr<eventstore::EventStore> store_;
+  mutable std::mutex mutex_;
+  std::map<std::string, Topic, std::less<>> topics_;  // guarded by mutex_
+};
+
+}  // namespace leat::bus

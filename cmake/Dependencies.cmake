@@ -1,0 +1,16 @@
+# Every third-party library, each found once. All are Debian packages: deploy/packages.txt.
+find_package(Threads REQUIRED)
+find_package(Protobuf REQUIRED)
+find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+find_package(ZLIB REQUIRED)
+find_package(RocksDB CONFIG REQUIRED)
+find_package(spdlog CONFIG REQUIRED)
+find_package(nlohmann_json CONFIG REQUIRED)
+find_package(simdjson CONFIG REQUIRED)
+find_package(CLI11 CONFIG REQUIRED)
+find_package(Boost 1.81 REQUIRED)
+find_package(doctest CONFIG REQUIRED)
+
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(CryptoPP REQUIRED IMPORTED_TARGET libcrypto++)
+pkg_check_modules(XxHash REQUIRED IMPORTED_TARGET libxxhash)

@@ -1,0 +1,61 @@
+// The balances projection as a part of a process: the live version, and new versions built beside it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "bus/bus.h"
+#include "consumers/balances/balances.h"
+#include "runtime/projection_runner.h"
+#include "runtime/shard.h"
+
+namespace leat::balances {
+
+struct RebuildReport {
+  uint64_t events = 0;    // applied anew
+  uint64_t rows = 0;      // compared; 0 when no comparison was asked for
+  bool identical = false;
+  std::string difference; // the first differing row, for people
+};
+
+// Thread-safe once opened. The transport must outlive it, and it the views it gave out.
+class Service {
+ public:
+  // `path` holds a folder for each version and the file `current`, which names the live one.
+  static Result<std::unique_ptr<Service>> Open(const std::string& path, const std::string& topic,
+                                               bus::Subscriber* transport);
+  ~Service();
+
+  Status Start();
+  // The newest commit; keeps alive all it stands on.
+  std::shared_ptr<const runtime::View> view() const;
+  uint64_t applied() const;
+  bool WaitApplied(uint64_t next, std::chrono::milliseconds timeout) const;
+  Status error() const;
+  // Writes what is in memory to files, so that the next start has nothing to replay.
+  Status Flush();
+
+  // Builds a new version from the topic's beginning beside the live one, which goes on answering; then it takes over in
+  // one switch. With `compare`, every row is compared with the live version's as of the same position first, and a
+  // difference keeps the live one. One at a time: kConflict.
+  Result<RebuildReport> Rebuild(bool compare,
+                                const std::function<void(uint64_t, uint64_t)>& progress);
+
+ private:
+  struct Version;
+  Service(std::string path, std::string topic, bus::Subscriber* transport)
+      : path_(std::move(path)), topic_(std::move(topic)), transport_(transport) {}
+  Result<std::shared_ptr<Version>> OpenVersion(uint64_t number, uint64_t stop_at) const;
+  std::shared_ptr<Version> live() const;
+
+  const std::string path_;
+  const std::string topic_;
+  bus::Subscriber* const transport_;
+  mutable std::mutex mutex_;
+  std::shared_ptr<Version> live_;  // guarded by mutex_
+  std::mutex rebuilding_;
+};
+
+}  // namespace leat::balances

@@ -1,0 +1,341 @@
+#include "eventstore/database.h"
+
+#include <rocksdb/cache.h>
+#include <rocksdb/db.h>
+#include <rocksdb/filter_policy.h>
+#include <rocksdb/sst_file_writer.h>
+#include <rocksdb/table.h>
+#include <rocksdb/write_buffer_manager.h>
+
+#include <atomic>
+#include <filesystem>
+#include <vector>
+
+namespace leat::eventstore {
+namespace {
+
+constexpr size_t kDefaultCacheBytes = 256u << 20;
+constexpr size_t kDefaultWriteBufferBytes = 512u << 20;
+constexpr const char* kFamilyNames[kFamilies] = {"default", "log", "index", "rows", "keys"};
+
+rocksdb::Slice ToSlice(std::string_view text) { return {text.data(), text.size()}; }
+std::string_view ToView(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
+
+std::unexpected<Error> ToError(const rocksdb::Status& status, const std::string& what) {
+  const std::string message = what + ": " + status.ToString();
+  if (status.IsNoSpace() || message.find("No space left") != std::string::npos) {
+    return Fail(ErrorClass::kExhausted, message, "free some disk space and start again");
+  }
+  if (status.IsCorruption()) {
+    return Fail(ErrorClass::kCorrupt, message, "restore from a backup, or rebuild from the topic");
+  }
+  if (status.IsIOError() && message.find("lock") != std::string::npos) {
+    return Fail(ErrorClass::kConflict, message, "stop the process that holds it");
+  }
+  if (status.IsInvalidArgument() && message.find("does not exist") != std::string::npos) {
+    return Fail(ErrorClass::kNotFound, message);
+  }
+  return Fail(ErrorClass::kInternal, message);
+}
+
+class RocksResources final : public Resources {
+ public:
+  RocksResources(size_t cache_bytes, size_t write_buffer_bytes)
+      : cache(rocksdb::NewLRUCache(cache_bytes)),
+        write_buffers(std::make_shared<rocksdb::WriteBufferManager>(write_buffer_bytes)) {}
+
+  const std::shared_ptr<rocksdb::Cache> cache;
+  const std::shared_ptr<rocksdb::WriteBufferManager> write_buffers;
+};
+
+class RocksSnapshot final : public Snapshot {
+ public:
+  explicit RocksSnapshot(rocksdb::DB* db) : db_(db), snapshot_(db->GetSnapshot()) {}
+  ~RocksSnapshot() override { db_->ReleaseSnapshot(snapshot_); }
+  const rocksdb::Snapshot* get() const { return snapshot_; }
+
+ private:
+  rocksdb::DB* db_;
+  const rocksdb::Snapshot* snapshot_;
+};
+
+const rocksdb::Snapshot* Unwrap(const Snapshot* snapshot) {
+  return snapshot == nullptr ? nullptr : static_cast<const RocksSnapshot*>(snapshot)->get();
+}
+
+class RocksIterator final : public Iterator {
+ public:
+  RocksIterator(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family,
+                const Database::IterateOptions& options)
+      : upper_bound_(options.upper_bound), upper_slice_(upper_bound_) {
+    rocksdb::ReadOptions read;
+    read.snapshot = Unwrap(options.snapshot);
+    if (!upper_bound_.empty()) read.iterate_upper_bound = &upper_slice_;
+    if (options.scan) {
+      constexpr size_t kReadaheadBytes = 2u << 20;
+      read.readahead_size = kReadaheadBytes;
+      read.fill_cache = false;
+    }
+    iterator_.reset(db->NewIterator(read, family));
+  }
+  void Seek(std::string_view key) override { iterator_->Seek(ToSlice(key)); }
+  void SeekForPrev(std::string_view key) override { iterator_->SeekForPrev(ToSlice(key)); }
+  void SeekToFirst() override { iterator_->SeekToFirst(); }
+  void SeekToLast() override { iterator_->SeekToLast(); }
+  void Next() override { iterator_->Next(); }
+  void Prev() override { iterator_->Prev(); }
+  bool Valid() const override { return iterator_->Valid(); }
+  std::string_view key() const override { return ToView(iterator_->key()); }
+  std::string_view value() const override { return ToView(iterator_->value()); }
+  Status status() const override {
+    const auto status = iterator_->status();
+    if (!status.ok()) return ToError(status, "reading");
+    return {};
+  }
+
+ private:
+  const std::string upper_bound_;
+  const rocksdb::Slice upper_slice_;
+  std::unique_ptr<rocksdb::Iterator> iterator_;
+};
+
+rocksdb::ColumnFamilyOptions FamilyOptions(Family family, const RocksResources& resources) {
+  rocksdb::ColumnFamilyOptions options;
+  rocksdb::BlockBasedTableOptions table;
+  table.block_cache = resources.cache;
+  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
+  table.format_version = 5;
+  table.cache_index_and_filter_blocks = true;
+  table.pin_l0_filter_and_index_blocks_in_cache = true;
+  options.compression = rocksdb::kLZ4Compression;
+  switch (family) {
+    case Family::kLog:
+      // Keys only ever grow, so level compaction moves whole files and rewrites nothing.
+      options.write_buffer_size = 32u << 20;
+      table.block_size = 64u << 10;
+      break;
+    case Family::kRows:
+      options.write_buffer_size = 64u << 20;
+      options.max_write_buffer_number = 4;
+      options.compaction_style = rocksdb::kCompactionStyleUniversal;
+      table.block_size = 8u << 10;
+      table.data_block_index_type = rocksdb::BlockBasedTableOptions::kDataBlockBinaryAndHash;
+      break;
+    default:
+      options.write_buffer_size = 8u << 20;
+      break;
+  }
+  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  return options;
+}
+
+}  // namespace
+
+class RocksDatabase final : public Database {
+ public:
+  RocksDatabase(std::string path, std::shared_ptr<RocksResources> resources)
+      : path_(std::move(path)), resources_(std::move(resources)) {}
+
+  ~RocksDatabase() override {
+    if (db_ == nullptr) return;
+    for (auto* handle : handles_) db_->DestroyColumnFamilyHandle(handle);
+    db_->Close();
+  }
+
+  Status Open(bool create) {
+    rocksdb::DBOptions options;
+    options.create_if_missing = create;
+    options.create_missing_column_families = true;
+    options.max_background_jobs = 2;
+    options.write_buffer_manager = resources_->write_buffers;
+    options.max_total_wal_size = 512u << 20;
+    options.keep_log_file_num = 2;
+    options.bytes_per_sync = 1u << 20;
+    options.enable_pipelined_write = false;
+    options.stats_dump_period_sec = 0;
+    std::vector<rocksdb::ColumnFamilyDescriptor> families;
+    for (size_t i = 0; i < kFamilies; ++i) {
+      families.emplace_back(kFamilyNames[i],
+                            FamilyOptions(static_cast<Family>(i), *resources_));
+    }
+    rocksdb::DB* db = nullptr;
+    if (const auto status = rocksdb::DB::Open(options, path_, families, &handles_, &db);
+        !status.ok()) {
+      return ToError(status, "opening " + path_);
+    }
+    db_.reset(db);
+    return {};
+  }
+
+  Status Write(Batch& batch, bool sync) override;
+
+  Result<bool> Get(Family family, std::string_view key, std::string* value,
+                   const Snapshot* snapshot) const override {
+    rocksdb::ReadOptions read;
+    read.snapshot = Unwrap(snapshot);
+    thread_local rocksdb::PinnableSlice slice;
+    slice.Reset();
+    const auto status = db_->Get(read, Handle(family), ToSlice(key), &slice);
+    if (status.IsNotFound()) return false;
+    if (!status.ok()) return ToError(status, "reading " + path_);
+    value->assign(slice.data(), slice.size());
+    slice.Reset();
+    return true;
+  }
+
+  std::unique_ptr<Snapshot> TakeSnapshot() const override {
+    return std::make_unique<RocksSnapshot>(db_.get());
+  }
+
+  std::unique_ptr<Iterator> NewIterator(Family family,
+                                        const IterateOptions& options) const override {
+    return std::make_unique<RocksIterator>(db_.get(), Handle(family), options);
+  }
+
+  Result<std::unique_ptr<SortedRun>> NewSortedRun(Family family) override;
+
+  Status Flush() override {
+    rocksdb::FlushOptions options;
+    if (const auto status = db_->Flush(options, handles_); !status.ok()) {
+      return ToError(status, "flushing " + path_);
+    }
+    return {};
+  }
+
+  uint64_t ApproximateBytes() const override {
+    uint64_t total = 0;
+    for (auto* handle : handles_) {
+      uint64_t bytes = 0;
+      if (db_->GetIntProperty(handle, "rocksdb.total-sst-files-size", &bytes)) total += bytes;
+    }
+    return total;
+  }
+
+  rocksdb::ColumnFamilyHandle* Handle(Family family) const {
+    return handles_[static_cast<size_t>(family)];
+  }
+  rocksdb::DB* db() const { return db_.get(); }
+  const std::string& path() const { return path_; }
+
+ private:
+  const std::string path_;
+  const std::shared_ptr<RocksResources> resources_;
+  std::unique_ptr<rocksdb::DB> db_;
+  std::vector<rocksdb::ColumnFamilyHandle*> handles_;
+};
+
+namespace {
+
+class RocksSortedRun final : public Database::SortedRun {
+ public:
+  RocksSortedRun(RocksDatabase* database, Family family)
+      : database_(database),
+        family_(family),
+        writer_(rocksdb::EnvOptions(), database->db()->GetOptions(database->Handle(family)),
+                database->Handle(family)) {
+    static std::atomic<uint64_t> next{0};
+    path_ = database->path() + "/run-" + std::to_string(next++) + ".tmp";
+  }
+  ~RocksSortedRun() override {
+    std::error_code ignored;
+    std::filesystem::remove(path_, ignored);
+  }
+  Status Open() {
+    if (const auto status = writer_.Open(path_); !status.ok()) return ToError(status, path_);
+    return {};
+  }
+  Status Add(std::string_view key, std::string_view value) override {
+    if (const auto status = writer_.Put(ToSlice(key), ToSlice(value)); !status.ok()) {
+      return ToError(status, path_);
+    }
+    return {};
+  }
+  Status Ingest() override {
+    if (const auto status = writer_.Finish(); !status.ok()) return ToError(status, path_);
+    rocksdb::IngestExternalFileOptions options;
+    options.move_files = true;
+    const auto status =
+        database_->db()->IngestExternalFile(database_->Handle(family_), {path_}, options);
+    if (!status.ok()) return ToError(status, path_);
+    return {};
+  }
+
+ private:
+  RocksDatabase* database_;
+  Family family_;
+  rocksdb::SstFileWriter writer_;
+  std::string path_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Database::SortedRun>> RocksDatabase::NewSortedRun(Family family) {
+  auto run = std::make_unique<RocksSortedRun>(this, family);
+  LEAT_TRY(run->Open());
+  return run;
+}
+
+struct Batch::Impl {
+  explicit Impl(const RocksDatabase& target) : database(target) {}
+  const RocksDatabase& database;
+  rocksdb::WriteBatch batch;
+};
+
+Batch::Batch(const Database& database)
+    : impl_(std::make_unique<Impl>(static_cast<const RocksDatabase&>(database))) {}
+Batch::~Batch() = default;
+Batch::Batch(Batch&&) noexcept = default;
+Batch& Batch::operator=(Batch&&) noexcept = default;
+
+void Batch::Put(Family family, std::string_view key, std::string_view value) {
+  impl_->batch.Put(impl_->database.Handle(family), ToSlice(key), ToSlice(value));
+}
+void Batch::Delete(Family family, std::string_view key) {
+  impl_->batch.Delete(impl_->database.Handle(family), ToSlice(key));
+}
+void Batch::DeleteRange(Family family, std::string_view begin, std::string_view end) {
+  impl_->batch.DeleteRange(impl_->database.Handle(family), ToSlice(begin), ToSlice(end));
+}
+void Batch::Clear() { impl_->batch.Clear(); }
+size_t Batch::SizeBytes() const { return impl_->batch.GetDataSize(); }
+bool Batch::Empty() const { return impl_->batch.Count() == 0; }
+
+Status RocksDatabase::Write(Batch& batch, bool sync) {
+  rocksdb::WriteOptions options;
+  options.sync = sync;
+  const auto status = db_->Write(options, &batch.impl_->batch);
+  if (!status.ok()) return ToError(status, "writing " + path_);
+  return {};
+}
+
+std::shared_ptr<Resources> Resources::Make(size_t cache_bytes, size_t write_buffer_bytes) {
+  return std::make_shared<RocksResources>(cache_bytes, write_buffer_bytes);
+}
+
+Result<std::unique_ptr<Database>> Database::Open(const DatabaseOptions& options) {
+  static const auto defaults =
+      std::make_shared<RocksResources>(kDefaultCacheBytes, kDefaultWriteBufferBytes);
+  std::error_code error;
+  if (options.create) std::filesystem::create_directories(options.path, error);
+  if (error) {
+    return Fail(error == std::errc::no_space_on_device ? ErrorClass::kExhausted
+                                                       : ErrorClass::kInvalid,
+                "creating " + options.path + ": " + error.message(),
+                "name a folder that can be written");
+  }
+  auto database = std::make_unique<RocksDatabase>(
+      options.path, options.resources
+                        ? std::static_pointer_cast<RocksResources>(options.resources)
+                        : defaults);
+  LEAT_TRY(database->Open(options.create));
+  return database;
+}
+
+std::string PrefixEnd(std::string_view prefix) {
+  std::string end(prefix);
+  while (!end.empty() && static_cast<uint8_t>(end.back()) == 0xff) end.pop_back();
+  if (!end.empty()) end.back() = static_cast<char>(end.back() + 1);
+  return end;
+}
+
+}  // namespace leat::eventstore

@@ -1,0 +1,1115 @@
+#include "gateway/api.h"
+
+#include <openssl/crypto.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "chain/v1/chain.pb.h"
+#include "consumers/balances/queries.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include "events/codec.h"
+#include "events/position.h"
+#include "gateway/event_reader.h"
+
+namespace leat::gateway {
+namespace {
+
+using balances::AccountKey;
+using balances::BlockRow;
+using balances::Moment;
+using balances::Queries;
+using nlohmann::ordered_json;
+
+constexpr std::string_view kBalancePrefix = "/api/balance/";
+constexpr std::string_view kBlocksPrefix = "/api/blockchain/blocks/";
+constexpr std::string_view kAdminPrefix = "/api/admin/";
+constexpr unsigned kEtherDecimals = 18;
+constexpr uint64_t kPageMax = 1000;
+constexpr uint64_t kPageDefault = 100;
+constexpr auto kWaitMax = std::chrono::milliseconds(5000);
+constexpr size_t kEventsBodyMax = 16u << 20;
+constexpr size_t kBlocksBodyMax = 64u << 20;
+constexpr std::string_view kJsonLines = "application/x-ndjson";
+
+// ---- requests ---------------------------------------------------------------------------------------------------
+
+class Params {
+ public:
+  static Result<Params> Parse(std::string_view query) {
+    Params params;
+    while (!query.empty()) {
+      const size_t end = std::min(query.find('&'), query.size());
+      const std::string_view pair = query.substr(0, end);
+      query.remove_prefix(std::min(query.size(), end + 1));
+      if (pair.empty()) continue;
+      const size_t equals = std::min(pair.find('='), pair.size());
+      LEAT_ASSIGN(std::string name, PercentDecode(pair.substr(0, equals)));
+      LEAT_ASSIGN(std::string value,
+                  PercentDecode(pair.substr(std::min(pair.size(), equals + 1))));
+      params.values_[std::move(name)] = std::move(value);
+    }
+    return params;
+  }
+  // Only these parameters are known to the route.
+  Status Allow(std::initializer_list<std::string_view> names) const {
+    for (const auto& [name, value] : values_) {
+      if (std::find(names.begin(), names.end(), name) != names.end()) continue;
+      std::string known;
+      for (const auto allowed : names) known += (known.empty() ? "" : ", ") + std::string(allowed);
+      return Invalid("parameter \"" + name.substr(0, 64) + "\" is not known here",
+                     known.empty() ? "this route takes none" : "this route takes " + known);
+    }
+    return {};
+  }
+  const std::string* Find(std::string_view name) const {
+    const auto found = values_.find(name);
+    return found == values_.end() ? nullptr : &found->second;
+  }
+  std::string Text(std::string_view name) const {
+    const auto* value = Find(name);
+    return value == nullptr ? std::string() : *value;
+  }
+  Result<std::optional<uint64_t>> Number(std::string_view name) const {
+    const auto* value = Find(name);
+    if (value == nullptr) return std::nullopt;
+    auto number = core::ParseUint64(*value);
+    if (!number) return std::unexpected(number.error().WithContext(name));
+    return *number;
+  }
+  Result<uint64_t> Limit() const {
+    LEAT_ASSIGN(const auto limit, Number("limit"));
+    if (limit && (*limit == 0 || *limit > kPageMax)) {
+      return Invalid("limit: " + std::to_string(*limit) + " is out of range",
+                     "1 to " + std::to_string(kPageMax));
+    }
+    return limit.value_or(kPageDefault);
+  }
+  Result<bool> Flag(std::string_view name) const {
+    const auto* value = Find(name);
+    if (value == nullptr || *value == "false" || *value == "0") return false;
+    if (*value == "true" || *value == "1" || value->empty()) return true;
+    return Invalid(std::string(name) + ": \"" + value->substr(0, 32) + "\" is not true or false");
+  }
+
+ private:
+  std::map<std::string, std::string, std::less<>> values_;
+};
+
+int StatusOf(ErrorClass error_class) {
+  switch (error_class) {
+    case ErrorClass::kInvalid: return 400;
+    case ErrorClass::kNotFound: return 404;
+    case ErrorClass::kConflict: return 409;
+    case ErrorClass::kUnavailable: return 503;
+    case ErrorClass::kExhausted: return 507;
+    case ErrorClass::kUnsupported: return 501;
+    default: return 500;
+  }
+}
+
+// ---- answers ----------------------------------------------------------------------------------------------------
+
+std::string_view CompletenessName(ledger::v1::Completeness completeness) {
+  switch (completeness) {
+    case ledger::v1::COMPLETENESS_EXACT: return "exact";
+    case ledger::v1::COMPLETENESS_TOP_LEVEL: return "top_level";
+    default: return "value_only";
+  }
+}
+
+std::string_view HistoryName(ledger::v1::History history) {
+  switch (history) {
+    case ledger::v1::HISTORY_GENESIS: return "genesis";
+    case ledger::v1::HISTORY_SNAPSHOT: return "snapshot";
+    default: return "partial";
+  }
+}
+
+std::string LegKindName(ledger::v1::LegKind kind) {
+  std::string name = ledger::v1::LegKind_Name(kind).substr(4);  // without "LEG_"
+  for (char& c : name) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  return name;
+}
+
+std::string BlockTime(const BlockRow& block) {
+  return core::FormatTime(static_cast<int64_t>(block.closed.timestamp_s()) * 1'000'000);
+}
+
+// "as_of":{…} and "completeness":{…}, without a comma around them.
+std::string DescribeMoment(const Moment& moment, uint32_t incarnation,
+                           std::optional<uint64_t> inconsistent_since = {}) {
+  std::string out = "\"as_of\":{\"position\":";
+  if (moment.below == 0) {
+    out += "null";
+  } else {
+    events::AppendJsonString(
+        events::FormatPosition(ledger::kLedgerEntriesTopic, 0, moment.below - 1, incarnation),
+        &out);
+  }
+  if (moment.block) {
+    const auto& closed = moment.block->closed;
+    out += ",\"block_number\":" + std::to_string(closed.block_number()) + ",\"block_hash\":\"" +
+           core::ToHex(closed.block_hash()) + "\",\"time\":\"" + BlockTime(*moment.block) + "\"}";
+    out += ",\"completeness\":{\"value\":\"";
+    out += CompletenessName(inconsistent_since ? ledger::v1::COMPLETENESS_VALUE_ONLY
+                                               : closed.completeness());
+    out += "\",\"history\":\"";
+    out += HistoryName(closed.history());
+    out += '"';
+    if (closed.history() != ledger::v1::HISTORY_GENESIS) {
+      out += ",\"since_block\":" + std::to_string(closed.since_block());
+    }
+    if (inconsistent_since) {
+      out += ",\"inconsistent_since\":\"" +
+             events::FormatPosition(ledger::kLedgerEntriesTopic, 0, *inconsistent_since,
+                                    incarnation) +
+             '"';
+    }
+    out += '}';
+  } else {
+    out += ",\"block_number\":null,\"block_hash\":null,\"time\":null}";
+    out += ",\"completeness\":{\"value\":\"value_only\",\"history\":\"partial\"}";
+  }
+  return out;
+}
+
+ordered_json BlockJson(const BlockRow& block, std::string_view chain) {
+  const auto& closed = block.closed;
+  const auto decimal = [](std::string_view bytes) {
+    const auto amount = Amount::FromBytes(bytes);
+    return amount ? amount->ToDecimal() : std::string("0");
+  };
+  ordered_json out;
+  out["chain"] = chain;
+  out["number"] = closed.block_number();
+  out["hash"] = core::ToHex(closed.block_hash());
+  out["parent_hash"] = core::ToHex(closed.parent_hash());
+  out["time"] = BlockTime(block);
+  out["timestamp"] = closed.timestamp_s();
+  out["miner"] = closed.miner().empty() ? ordered_json(nullptr)
+                                        : ordered_json(core::ToHex(closed.miner()));
+  out["transaction_count"] = closed.transaction_count();
+  out["postings"] = closed.postings();
+  out["gas_used"] = closed.gas_used();
+  out["gas_limit"] = closed.gas_limit();
+  out["difficulty"] = decimal(closed.difficulty());
+  out["total_difficulty"] = decimal(closed.total_difficulty());
+  out["base_fee_per_gas"] = closed.has_base_fee_per_gas()
+                                ? ordered_json(decimal(closed.base_fee_per_gas()))
+                                : ordered_json(nullptr);
+  out["state_root"] = closed.state_root().empty()
+                          ? ordered_json(nullptr)
+                          : ordered_json(core::ToHex(closed.state_root()));
+  out["canonical"] = block.reopened_at == 0;
+  out["synthetic"] = closed.synthetic();
+  out["completeness"] = {{"value", CompletenessName(closed.completeness())},
+                         {"history", HistoryName(closed.history())}};
+  return out;
+}
+
+std::string NativeAsset(std::string_view chain) { return std::string(chain) + "/slip44:60"; }
+
+// An address, plain or as CAIP-10, or "system:issuance|burn|opening".
+struct AccountName {
+  AccountKey key = AccountKey::Mirrored({});
+  std::string text;
+  std::string chain;  // of CAIP-10; else empty
+};
+
+Result<AccountName> ParseAccount(std::string_view text) {
+  AccountName out;
+  if (text.starts_with("system:")) {
+    using ledger::v1::SystemAccount;
+    const std::string_view name = text.substr(7);
+    const auto account = name == "issuance"  ? ledger::v1::SYSTEM_ACCOUNT_ISSUANCE
+                         : name == "burn"    ? ledger::v1::SYSTEM_ACCOUNT_BURN
+                         : name == "opening" ? ledger::v1::SYSTEM_ACCOUNT_OPENING
+                                             : ledger::v1::SYSTEM_ACCOUNT_NONE;
+    if (account == ledger::v1::SYSTEM_ACCOUNT_NONE) {
+      return Invalid("\"" + std::string(text.substr(0, 64)) + "\" is not a system account",
+                     "system:issuance, system:burn or system:opening");
+    }
+    out.key = AccountKey::System(account);
+    out.text = text;
+    return out;
+  }
+  std::string_view address = text;
+  if (const size_t colon = text.rfind(':'); colon != std::string_view::npos) {
+    out.chain = text.substr(0, colon);
+    LEAT_TRY(ingest::CheckChainId(out.chain));
+    address = text.substr(colon + 1);
+  }
+  auto parsed = core::ParseAddress(address);
+  if (!parsed) return std::unexpected(parsed.error().WithContext("address"));
+  out.key = AccountKey::Mirrored(*parsed);
+  out.text = parsed->Hex();
+  return out;
+}
+
+}  // namespace
+
+Result<std::string> PercentDecode(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  const auto digit = [](char c) {
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
+  };
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '%') {
+      out.push_back(text[i] == '+' ? ' ' : text[i]);
+      continue;
+    }
+    const int high = i + 2 < text.size() ? digit(text[i + 1]) : -1;
+    const int low = i + 2 < text.size() ? digit(text[i + 2]) : -1;
+    if (high < 0 || low < 0) {
+      return Invalid("\"" + std::string(text.substr(0, 64)) + "\" is not percent-encoded",
+                     "write % as %25");
+    }
+    out.push_back(static_cast<char>(high << 4 | low));
+    i += 2;
+  }
+  return out;
+}
+
+std::string PercentEncode(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                       (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_' || c == '~';
+    if (plain) {
+      out.push_back(c);
+    } else {
+      std::string hex;
+      core::AppendHex({&c, 1}, &hex);
+      out += "%" + hex;
+    }
+  }
+  return out;
+}
+
+void SetError(const Error& error, HttpResponse* response) {
+  response->SetProblem(StatusOf(error.error_class), error.Text());
+}
+
+// ---- routes -----------------------------------------------------------------------------------------------------
+
+struct Api::Impl {
+  explicit Impl(Services services) : services_(std::move(services)) {}
+
+  using View = std::shared_ptr<const runtime::View>;
+
+  std::string ChainOf(const Params& params, const Queries& queries,
+                      std::string_view named = {}) const {
+    if (!named.empty()) return std::string(named);
+    if (const auto* chain = params.Find("chain")) return *chain;
+    // Where there is one chain only, it is meant.
+    const auto& chains = queries.summary().chains;
+    return chains.size() == 1 ? chains.begin()->first : services_.default_chain;
+  }
+
+  // Waits until the balances reflect an event, and tells below which ledger position they do.
+  Result<uint64_t> WaitFor(const events::Position& position) const {
+    const auto deadline = std::chrono::steady_clock::now() + kWaitMax;
+    const auto left = [&] {
+      return std::max(std::chrono::milliseconds(0),
+                      std::chrono::duration_cast<std::chrono::milliseconds>(
+                          deadline - std::chrono::steady_clock::now()));
+    };
+    const std::string token = events::FormatPositions({position});
+    LEAT_ASSIGN(const auto end, services_.transport->End(position.topic, position.partition));
+    if (position.incarnation != 0 && position.incarnation != end.incarnation) {
+      return Fail(ErrorClass::kConflict, "position " + token + " is of another life of its log",
+                  "use a position of an answer since the log was created anew");
+    }
+    if (position.offset >= end.offset) {
+      return Fail(ErrorClass::kNotFound, "position " + token + " is beyond the end, " +
+                                             std::to_string(end.offset),
+                  "use a position that an answer gave");
+    }
+    const auto late = [&] {
+      return Fail(ErrorClass::kUnavailable, "the balances do not reflect " + token + " yet",
+                  "ask again in a moment");
+    };
+    if (position.topic == ledger::kLedgerEntriesTopic) {
+      if (!services_.balances->WaitApplied(position.offset + 1, left())) return late();
+      return position.offset + 1;
+    }
+    if (position.topic == ingest::kChainBlocksTopic) {
+      if (!services_.ledger->WaitApplied(position.offset + 1, left())) return late();
+      const uint64_t decided = services_.ledger->decided();
+      if (!services_.balances->WaitApplied(decided, left())) return late();
+      const View view = services_.balances->view();
+      LEAT_ASSIGN(const auto after, Queries(*view).AfterCause(position.topic, position.partition,
+                                                              position.offset));
+      return after.value_or(0);
+    }
+    return Invalid("balances do not depend on topic " + position.topic,
+                   "use a position of chain.blocks or ledger.entries");
+  }
+
+  // What `at_…` and `after` ask for; waits where they name a position.
+  Result<balances::Selector> SelectorOf(const Params& params) const {
+    balances::Selector selector;
+    if (const auto* block = params.Find("at_block")) {
+      if (block->starts_with("0x")) {
+        auto hash = core::ParseHash(*block);
+        if (!hash) return std::unexpected(hash.error().WithContext("at_block"));
+        selector.at_block_hash = *hash;
+      } else {
+        LEAT_ASSIGN(selector.at_block, params.Number("at_block"));
+      }
+    }
+    if (const auto* time = params.Find("at_time")) {
+      auto parsed = core::ParseTime(*time);
+      if (!parsed) return std::unexpected(parsed.error().WithContext("at_time"));
+      selector.at_time_us = *parsed;
+    }
+    if (params.Find("at_block") != nullptr && selector.at_time_us) {
+      return Invalid("at_block: stands beside at_time", "give one of them");
+    }
+    if (const auto* token = params.Find("at_position")) {
+      auto position = events::ParsePosition(*token);
+      if (!position) return std::unexpected(position.error().WithContext("at_position"));
+      LEAT_ASSIGN(selector.known_below, WaitFor(*position));
+    }
+    if (const auto* token = params.Find("after")) {
+      auto positions = events::ParsePositions(*token);
+      if (!positions) return std::unexpected(positions.error().WithContext("after"));
+      for (const auto& position : *positions) LEAT_TRY(WaitFor(position));
+    }
+    return selector;
+  }
+
+  static bool IsPast(const balances::Selector& selector) {
+    return selector.at_block || selector.at_block_hash || selector.known_below ||
+           selector.at_time_us;
+  }
+
+  // The newest view, and what of a chain's answer is the same for every account; kept by each thread until a commit.
+  struct Cached {
+    const void* owner = nullptr;
+    std::shared_ptr<const runtime::View> view;
+    std::string chain;
+    Moment moment;
+    std::string description;
+  };
+  Result<const Cached*> Newest(std::string_view chain) const {
+    thread_local Cached cached;
+    View view = services_.balances->view();
+    if (cached.owner == this && cached.view.get() == view.get() && cached.chain == chain &&
+        !chain.empty()) {
+      return &cached;
+    }
+    cached.owner = nullptr;
+    const Queries queries(*view);
+    cached.chain = ChainOf({}, queries, chain);
+    LEAT_ASSIGN(cached.moment, queries.Resolve(cached.chain, {}));
+    cached.description = DescribeMoment(cached.moment, view->input.incarnation);
+    cached.view = std::move(view);
+    cached.owner = this;
+    return &cached;
+  }
+
+  void AppendBalance(std::string_view account, std::string_view chain, const Amount& amount,
+                     std::string_view description, std::string* out) const {
+    const std::string wei = amount.ToDecimal();
+    out->append("{\"address\":\"").append(account);
+    out->append("\",\"balance\":\"").append(amount.ToUnits(kEtherDecimals));
+    out->append("\",\"balance_wei\":\"").append(wei);
+    out->append("\",\"currency\":\"ETH\",\"asset\":\"").append(chain).append("/slip44:60\",");
+    out->append(description).append("}");
+  }
+
+  Status CheckAsset(const Params& params, std::string_view chain) const {
+    const auto* asset = params.Find("asset");
+    if (asset == nullptr || *asset == "ETH" || *asset == NativeAsset(chain)) return {};
+    return Fail(ErrorClass::kNotFound,
+                "asset: nothing is known of \"" + asset->substr(0, 64) + "\" on " +
+                    std::string(chain),
+                "known is " + NativeAsset(chain));
+  }
+
+  Status Balance(std::string_view name, std::string_view query, HttpResponse* response) const {
+    if (query.empty()) {  // the hot path: no parameters, the newest commit
+      LEAT_ASSIGN(const AccountName account, ParseAccount(name));
+      LEAT_ASSIGN(const Cached* newest, Newest(account.chain));
+      const Queries queries(*newest->view);
+      LEAT_ASSIGN(const balances::Balance balance,
+                  queries.BalanceOf(newest->moment, account.key, true));
+      const std::string& description =
+          balance.inconsistent_since
+              ? DescribeMoment(newest->moment, newest->view->input.incarnation,
+                               balance.inconsistent_since)
+              : newest->description;
+      AppendBalance(account.text, newest->chain, balance.amount, description, &response->body());
+      return {};
+    }
+    LEAT_ASSIGN(const Params params, Params::Parse(query));
+    LEAT_TRY(params.Allow({"at_block", "at_position", "at_time", "after", "asset", "chain"}));
+    LEAT_ASSIGN(const AccountName account, ParseAccount(name));
+    LEAT_ASSIGN(const auto selector, SelectorOf(params));
+    const View view = services_.balances->view();
+    const Queries queries(*view);
+    const std::string chain = ChainOf(params, queries, account.chain);
+    LEAT_TRY(CheckAsset(params, chain));
+    LEAT_ASSIGN(const Moment moment, queries.Resolve(chain, selector));
+    LEAT_ASSIGN(const auto balance, queries.BalanceOf(moment, account.key));
+    AppendBalance(account.text, chain, balance.amount,
+                  DescribeMoment(moment, view->input.incarnation, balance.inconsistent_since),
+                  &response->body());
+    return {};
+  }
+
+  Status Statement(std::string_view name, const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"at_block", "at_position", "at_time", "after", "asset", "chain",
+                           "limit", "cursor"}));
+    LEAT_ASSIGN(const AccountName account, ParseAccount(name));
+    LEAT_ASSIGN(const uint64_t limit, params.Limit());
+    std::optional<std::pair<uint64_t, uint32_t>> below;
+    if (const auto* cursor = params.Find("cursor")) {
+      const size_t dot = cursor->find('.');
+      const auto position = core::ParseUint64(cursor->substr(0, dot));
+      const auto leg = core::ParseUint64(dot == std::string::npos ? "" : cursor->substr(dot + 1));
+      if (!position || !leg || *leg > UINT32_MAX) {
+        return Invalid("cursor: \"" + cursor->substr(0, 64) + "\" is not a cursor",
+                       "use next_cursor of the page before");
+      }
+      below = {*position, static_cast<uint32_t>(*leg)};
+    }
+    LEAT_ASSIGN(const auto selector, SelectorOf(params));
+    const View view = services_.balances->view();
+    const Queries queries(*view);
+    const std::string chain = ChainOf(params, queries, account.chain);
+    LEAT_TRY(CheckAsset(params, chain));
+    LEAT_ASSIGN(const Moment moment, queries.Resolve(chain, selector));
+    LEAT_ASSIGN(const auto balance, queries.BalanceOf(moment, account.key));
+    LEAT_ASSIGN(const auto entries,
+                queries.Statement(moment, account.key, below, limit + 1));
+    std::string& out = response->body();
+    out += "{\"address\":\"" + account.text + "\",\"asset\":\"" + NativeAsset(chain) +
+           "\",\"balance_wei\":\"" + balance.amount.ToDecimal() + "\"," +
+           DescribeMoment(moment, view->input.incarnation, balance.inconsistent_since) +
+           ",\"entries\":[";
+    const size_t shown = std::min<size_t>(entries.size(), limit);
+    for (size_t i = 0; i < shown; ++i) {
+      const auto& entry = entries[i];
+      out += i == 0 ? "" : ",";
+      out += "{\"position\":\"" +
+             events::FormatPosition(ledger::kLedgerEntriesTopic, 0, entry.position,
+                                    view->input.incarnation) +
+             "\",\"leg\":" + std::to_string(entry.leg) +
+             ",\"block_number\":" + std::to_string(entry.block_number) + ",\"transaction_hash\":" +
+             (entry.transaction_hash ? "\"" + entry.transaction_hash->Hex() + "\"" : "null") +
+             ",\"kind\":\"" + LegKindName(entry.kind) + "\",\"amount_wei\":\"" +
+             entry.amount.ToDecimal() + "\",\"balance_wei\":\"" + entry.balance.ToDecimal() +
+             "\"}";
+    }
+    out += "],\"next_cursor\":";
+    if (entries.size() > limit) {
+      out += "\"" + std::to_string(entries[shown - 1].position) + "." +
+             std::to_string(entries[shown - 1].leg) + "\"";
+    } else {
+      out += "null";
+    }
+    out += "}";
+    return {};
+  }
+
+  Status AllBalances(const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"at_block", "at_position", "at_time", "after", "chain", "format"}));
+    const std::string format = params.Find("format") ? params.Text("format") : "csv";
+    if (format != "csv" && format != "jsonl") {
+      return Invalid("format: \"" + format.substr(0, 32) + "\" is not known", "csv or jsonl");
+    }
+    LEAT_ASSIGN(const auto selector, SelectorOf(params));
+    const View view = services_.balances->view();
+    const Queries queries(*view);
+    LEAT_ASSIGN(const Moment moment, queries.Resolve(ChainOf(params, queries), selector));
+    const bool csv = format == "csv";
+    response->SetContentType(csv ? "text/csv" : kJsonLines);
+    response->AddHeader("Leat-As-Of",
+                        "{" + DescribeMoment(moment, view->input.incarnation) + "}");
+    struct Walk {
+      View view;
+      Moment moment;
+      std::optional<Address> after;
+      bool begun = false;
+    };
+    auto walk = std::make_shared<Walk>(Walk{view, moment, {}, false});
+    response->SetStream([walk, csv](std::string* chunk) -> Result<bool> {
+      constexpr size_t kAccountsPerChunk = 512;
+      if (!walk->begun && csv) *chunk += "address,balance_wei\n";
+      walk->begun = true;
+      return Queries(*walk->view)
+          .NextBalances(walk->moment, &walk->after, kAccountsPerChunk,
+                        [&](const Address& address, const Amount& amount) {
+                          if (amount.IsZero()) return;
+                          if (csv) {
+                            *chunk += address.Hex() + "," + amount.ToDecimal() + "\n";
+                          } else {
+                            *chunk += "{\"address\":\"" + address.Hex() + "\",\"balance_wei\":\"" +
+                                      amount.ToDecimal() + "\"}\n";
+                          }
+                        });
+    });
+    return {};
+  }
+
+  Status Richest(const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"at_block", "at_position", "at_time", "after", "chain", "limit"}));
+    LEAT_ASSIGN(const uint64_t limit, params.Limit());
+    LEAT_ASSIGN(const auto selector, SelectorOf(params));
+    const View view = services_.balances->view();
+    const Queries queries(*view);
+    const std::string chain = ChainOf(params, queries);
+    LEAT_ASSIGN(const Moment moment, queries.Resolve(chain, selector));
+    LEAT_ASSIGN(const auto richest, queries.Richest(moment, limit));
+    std::string& out = response->body();
+    out += "{\"asset\":\"" + NativeAsset(chain) + "\"," +
+           DescribeMoment(moment, view->input.incarnation) + ",\"accounts\":[";
+    for (size_t i = 0; i < richest.size(); ++i) {
+      out += (i == 0 ? "" : ",") + ("{\"address\":\"" + richest[i].first.Hex()) +
+             "\",\"balance\":\"" + richest[i].second.ToUnits(kEtherDecimals) +
+             "\",\"balance_wei\":\"" + richest[i].second.ToDecimal() + "\"}";
+    }
+    out += "]}";
+    return {};
+  }
+
+  Status Supply(const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"at_block", "at_position", "at_time", "after", "chain"}));
+    LEAT_ASSIGN(const auto selector, SelectorOf(params));
+    const View view = services_.balances->view();
+    const Queries queries(*view);
+    const std::string chain = ChainOf(params, queries);
+    LEAT_ASSIGN(const Moment moment, queries.Resolve(chain, selector));
+    LEAT_ASSIGN(const auto supply, queries.SupplyAt(moment));
+    response->body() += "{\"asset\":\"" + NativeAsset(chain) + "\",\"supply\":\"" +
+                        supply.total.ToUnits(kEtherDecimals) + "\",\"supply_wei\":\"" +
+                        supply.total.ToDecimal() + "\",\"issued_wei\":\"" +
+                        supply.issued.ToDecimal() + "\",\"burnt_wei\":\"" +
+                        supply.burnt.ToDecimal() + "\",\"opening_wei\":\"" +
+                        supply.opening.ToDecimal() + "\"," +
+                        DescribeMoment(moment, view->input.incarnation) + "}";
+    return {};
+  }
+
+  Status Blocks(const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"chain", "limit", "before"}));
+    LEAT_ASSIGN(const uint64_t limit, params.Limit());
+    LEAT_ASSIGN(const auto before, params.Number("before"));
+    const View view = services_.balances->view();
+    const Queries queries(*view);
+    const std::string chain = ChainOf(params, queries);
+    LEAT_ASSIGN(const auto blocks, queries.Blocks(chain, before, limit + 1));
+    ordered_json out;
+    out["chain"] = chain;
+    out["blocks"] = ordered_json::array();
+    const size_t shown = std::min<size_t>(blocks.size(), limit);
+    for (size_t i = 0; i < shown; ++i) out["blocks"].push_back(BlockJson(blocks[i], chain));
+    out["next_before"] = blocks.size() > limit
+                             ? ordered_json(blocks[shown - 1].closed.block_number())
+                             : ordered_json(nullptr);
+    response->body() += out.dump();
+    return {};
+  }
+
+  Status Block(std::string_view name, const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"chain"}));
+    const View view = services_.balances->view();
+    const Queries queries(*view);
+    const std::string chain = ChainOf(params, queries);
+    BlockRow block;
+    if (name.starts_with("0x")) {
+      LEAT_ASSIGN(const Hash hash, core::ParseHash(name));
+      LEAT_ASSIGN(block, queries.BlockByHash(chain, hash));
+    } else {
+      auto number = core::ParseUint64(name);
+      if (!number) {
+        return Invalid("\"" + std::string(name.substr(0, 80)) + "\" is not a block",
+                       "write its number, or its hash with 0x");
+      }
+      balances::Selector selector;
+      selector.at_block = *number;
+      LEAT_ASSIGN(Moment moment, queries.Resolve(chain, selector));
+      if (moment.block->closed.block_number() != *number) {
+        return Fail(ErrorClass::kNotFound, "block " + std::to_string(*number) +
+                                               " is not part of this excerpt");
+      }
+      block = std::move(*moment.block);
+    }
+    response->body() += BlockJson(block, chain).dump();
+    return {};
+  }
+
+  Status Events(const HttpRequest& request, const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"topic", "from", "to", "type", "stream", "limit", "format", "follow"}));
+    EventQuery query;
+    query.topic = params.Text("topic");
+    query.type = params.Text("type");
+    query.stream = params.Text("stream");
+    for (const auto& [name, target] : {std::pair{"from", &query.from}, {"to", &query.to}}) {
+      if (const auto* token = params.Find(name)) {
+        auto position = events::ParsePosition(*token);
+        if (!position) return std::unexpected(position.error().WithContext(name));
+        *target = std::move(*position);
+      }
+    }
+    LEAT_ASSIGN(query.follow, params.Flag("follow"));
+    const std::string format =
+        params.Find("format") ? params.Text("format") : request.accept == kJsonLines ? "jsonl" : "json";
+    if (format != "json" && format != "jsonl") {
+      return Invalid("format: \"" + format.substr(0, 32) + "\" is not known", "json or jsonl");
+    }
+    if (format == "jsonl") {
+      LEAT_ASSIGN(const auto limit, params.Number("limit"));
+      query.limit = limit.value_or(UINT64_MAX);
+      LEAT_ASSIGN(auto opened, EventReader::Open(query, services_.transport));
+      response->SetContentType(kJsonLines);
+      auto reader = std::shared_ptr<EventReader>(std::move(opened));
+      response->SetStream([reader](std::string* chunk) -> Result<bool> {
+        std::vector<EventReader::Item> items;
+        while (!reader->Done() && chunk->size() < kStreamChunkBytes) {
+          LEAT_TRY(reader->Step(&items));
+          if (items.empty()) break;
+          for (const auto& item : items) AppendItem(item, chunk);
+        }
+        return !reader->Done();
+      });
+      return {};
+    }
+    if (query.follow) {
+      return Invalid("follow: goes with format=jsonl", "add format=jsonl");
+    }
+    LEAT_ASSIGN(query.limit, params.Limit());
+    LEAT_ASSIGN(const auto reader, EventReader::Open(query, services_.transport));
+    std::string& out = response->body();
+    out += "{\"events\":[";
+    std::vector<EventReader::Item> items;
+    bool first = true;
+    while (!reader->Done()) {
+      LEAT_TRY(reader->Step(&items));
+      for (const auto& item : items) {
+        out += first ? "" : ",";
+        first = false;
+        AppendItem(item, &out);
+        out.pop_back();  // the end of the line
+      }
+    }
+    const std::string next = reader->NextToken();
+    out += "],\"next\":" + (next.empty() ? "null" : "\"" + next + "\"") + "}";
+    return {};
+  }
+
+  static void AppendItem(const EventReader::Item& item, std::string* out) {
+    *out += events::EventToJson(item.message->event,
+                                events::FormatPosition(item.topic, item.partition,
+                                                       item.message->offset, item.incarnation));
+    out->push_back('\n');
+  }
+
+  Status Publish(const HttpRequest& request, const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"topic", "partitions"}));
+    const std::string topic = params.Text("topic");
+    if (topic.empty()) return Invalid("topic: is missing", "name it: /api/events?topic=NAME");
+    LEAT_TRY(events::CheckTopicName(topic));
+    const std::string_view type =
+        request.content_type.substr(0, request.content_type.find(';'));
+    if (type != "application/cloudevents+json" && type != "application/cloudevents-batch+json" &&
+        type != "application/json" && !type.empty()) {
+      return Invalid("Content-Type: \"" + std::string(type.substr(0, 64)) + "\" is not known",
+                     "send application/cloudevents+json, or a batch of them");
+    }
+    LEAT_ASSIGN(const auto events, events::EventsFromJson(request.body));
+    LEAT_ASSIGN(const auto partitions, params.Number("partitions"));
+    LEAT_TRY(EnsureTopic(topic, partitions));
+    LEAT_ASSIGN(const auto positions, services_.transport->Publish(topic, events));
+    // The token names the last event on every partition that was written.
+    std::map<uint32_t, events::Position> last;
+    for (const auto& position : positions) last[position.partition] = position;
+    std::vector<events::Position> token;
+    for (auto& [partition, position] : last) token.push_back(position);
+    ordered_json out;
+    out["topic"] = topic;
+    out["published"] = positions.size();
+    out["position"] = events::FormatPositions(token);
+    out["positions"] = ordered_json::array();
+    for (const auto& position : positions) {
+      out["positions"].push_back(events::FormatPositions({position}));
+    }
+    response->SetStatus(201);
+    response->body() += out.dump();
+    return {};
+  }
+
+  // The first event makes its topic.
+  Status EnsureTopic(const std::string& topic, std::optional<uint64_t> partitions) const {
+    LEAT_ASSIGN(const auto topics, services_.transport->Topics());
+    for (const auto& known : topics) {
+      if (known.name != topic) continue;
+      if (!partitions || *partitions == known.partitions) return {};
+      return Fail(ErrorClass::kConflict, "topic " + topic + " has " +
+                                             std::to_string(known.partitions) + " partitions");
+    }
+    const uint64_t count = partitions.value_or(1);
+    if (count > UINT32_MAX) return Invalid("partitions: is out of range");
+    return services_.transport->CreateTopic(topic, static_cast<uint32_t>(count));
+  }
+
+  Status Topics(const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({}));
+    LEAT_ASSIGN(const auto topics, services_.transport->Topics());
+    ordered_json out;
+    out["topics"] = ordered_json::array();
+    for (const auto& topic : topics) {
+      ordered_json partitions = ordered_json::array();
+      uint64_t events = 0;
+      for (uint32_t i = 0; i < topic.partitions; ++i) {
+        LEAT_ASSIGN(const auto end, services_.transport->End(topic.name, i));
+        events += end.offset;
+        partitions.push_back({{"partition", i}, {"events", end.offset}});
+      }
+      out["topics"].push_back({{"topic", topic.name},
+                               {"events", events},
+                               {"owner", topic.owner.empty() ? ordered_json(nullptr)
+                                                             : ordered_json(topic.owner)},
+                               {"partitions", std::move(partitions)}});
+    }
+    response->body() += out.dump();
+    return {};
+  }
+
+  Status Streams(const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"log", "prefix", "after", "limit"}));
+    LEAT_ASSIGN(const uint64_t limit, params.Limit());
+    const std::string wanted = params.Text("log");
+    ordered_json out;
+    out["streams"] = ordered_json::array();
+    bool found = wanted.empty();
+    for (const auto& [name, log] : services_.logs) {
+      if (!wanted.empty() && name != wanted) continue;
+      found = true;
+      LEAT_ASSIGN(const auto streams,
+                  log->ListStreams(params.Text("prefix"), params.Text("after"), limit));
+      for (const auto& stream : streams) {
+        if (out["streams"].size() == limit) break;
+        out["streams"].push_back(
+            {{"stream", stream.name}, {"version", stream.version}, {"log", name}});
+      }
+    }
+    if (!found) return Fail(ErrorClass::kNotFound, "there is no log " + wanted);
+    response->body() += out.dump();
+    return {};
+  }
+
+  Status Verify(const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"root", "state_root", "at_block", "chain"}));
+    LEAT_ASSIGN(const bool state_root, params.Flag("state_root"));
+    std::string root_log;
+    eventstore::Log::NotedRoot noted;
+    if (const auto* text = params.Find("root")) {
+      const size_t at = text->find('@');
+      const size_t colon = text->find(':', at == std::string::npos ? 0 : at);
+      const auto size = at == std::string::npos || colon == std::string::npos
+                            ? Result<uint64_t>(Invalid("no"))
+                            : core::ParseUint64(text->substr(at + 1, colon - at - 1));
+      const auto hash = colon == std::string::npos ? Result<Hash>(Invalid("no"))
+                                                   : core::ParseHash(text->substr(colon + 1));
+      if (!size || !hash) {
+        return Invalid("root: \"" + text->substr(0, 120) + "\" is not a noted root",
+                       "write LOG@SIZE:0xHASH as `leat verify` printed it");
+      }
+      root_log = text->substr(0, at);
+      noted = {*size, *hash};
+    }
+    ordered_json out;
+    out["ok"] = true;
+    out["logs"] = ordered_json::array();
+    bool found = root_log.empty();
+    for (const auto& [name, log] : services_.logs) {
+      const bool is_noted = name == root_log;
+      found |= is_noted;
+      auto report = log->Verify(is_noted ? &noted : nullptr, nullptr);
+      if (!report) return std::unexpected(report.error().WithContext("log " + name));
+      out["logs"].push_back({{"log", name},
+                             {"events", report->events},
+                             {"records", report->records},
+                             {"streams", report->streams},
+                             {"root", name + "@" + std::to_string(report->events) + ":" +
+                                          report->root.Hex()}});
+    }
+    if (!found) return Fail(ErrorClass::kNotFound, "there is no log " + root_log);
+    if (state_root) {
+      LEAT_ASSIGN(const auto selector, SelectorOf(params));
+      const View view = services_.balances->view();
+      const Queries queries(*view);
+      LEAT_ASSIGN(const Moment moment, queries.Resolve(ChainOf(params, queries), selector));
+      if (!moment.block) return Fail(ErrorClass::kNotFound, "there is no block yet");
+      std::vector<std::pair<Address, Amount>> state;
+      LEAT_TRY(queries.ForEachBalance(moment, [&](const Address& address, const Amount& amount) {
+        state.emplace_back(address, amount);
+        return !amount.IsNegative();
+      }));
+      if (!state.empty() && state.back().second.IsNegative()) {
+        return Fail(ErrorClass::kConflict, "account " + state.back().first.Hex() +
+                                               " is below zero: this is no state of a chain",
+                    "a state root can be checked on a chain that is complete from genesis");
+      }
+      const Hash root = balances::PlainStateRoot(state);
+      const std::string& expected = moment.block->closed.state_root();
+      const bool same = expected == root.View();
+      out["state_root"] = {{"block_number", moment.block->closed.block_number()},
+                           {"accounts", state.size()},
+                           {"computed", root.Hex()},
+                           {"header", expected.empty() ? ordered_json(nullptr)
+                                                       : ordered_json(core::ToHex(expected))},
+                           {"same", same}};
+      out["ok"] = same;
+    }
+    response->body() += out.dump();
+    return {};
+  }
+
+  // ---- health
+
+  Status Failure() const {
+    LEAT_TRY(services_.ledger->error());
+    LEAT_TRY(services_.balances->error());
+    return {};
+  }
+
+  Status Health(std::string_view kind, HttpResponse* response) const {
+    const auto failure = Failure();
+    const bool live = failure.has_value();
+    ordered_json out;
+    out["status"] = live ? "ok" : "failed";
+    if (kind != "live") {
+      LEAT_ASSIGN(const auto blocks, services_.transport->End(ingest::kChainBlocksTopic, 0));
+      const uint64_t decided = services_.ledger->decided();
+      const uint64_t ledger_applied = services_.ledger->applied();
+      const uint64_t balances_applied = services_.balances->applied();
+      out["ledger"] = {{"applied", ledger_applied}, {"lag", blocks.offset - std::min(blocks.offset, ledger_applied)}};
+      out["balances"] = {{"applied", balances_applied}, {"lag", decided - std::min(decided, balances_applied)}};
+      // Ready: what is asked for is answered; a rebuilding projection would answer from the past.
+      const bool ready = live && decided - std::min(decided, balances_applied) <= kReadyLagMax;
+      if (kind == "ready" && !ready) {
+        response->SetProblem(503, live ? "the balances lag behind by more than " +
+                                             std::to_string(kReadyLagMax) + " events"
+                                       : failure.error().Text());
+        return {};
+      }
+    }
+    if (!live) {
+      response->SetProblem(503, failure.error().Text());
+      return {};
+    }
+    response->body() += out.dump();
+    return {};
+  }
+  static constexpr uint64_t kReadyLagMax = 1'000'000;
+
+  // ---- admin
+
+  Status Authorize(const HttpRequest& request, HttpResponse* response, bool* allowed) const {
+    *allowed = true;
+    if (services_.admin_token.empty()) return {};
+    constexpr std::string_view kBearer = "Bearer ";
+    std::string_view given = request.authorization;
+    given = given.starts_with(kBearer) ? given.substr(kBearer.size()) : std::string_view();
+    *allowed = given.size() == services_.admin_token.size() &&
+               CRYPTO_memcmp(given.data(), services_.admin_token.data(), given.size()) == 0;
+    if (!*allowed) {
+      response->SetProblem(401, "this route wants the token that the server left in its data folder");
+      response->AddHeader("WWW-Authenticate", "Bearer");
+    }
+    return {};
+  }
+
+  // Blocks, each behind its length as a varint.
+  Status SubmitBlocks(const HttpRequest& request, HttpResponse* response) const {
+    std::vector<chain::v1::BlockObserved> blocks;
+    core::ByteReader reader(request.body);
+    while (!reader.Empty()) {
+      std::string_view bytes;
+      if (!reader.TakeString(&bytes) ||
+          !blocks.emplace_back().ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+        return Invalid("the body is not a list of blocks");
+      }
+    }
+    LEAT_ASSIGN(const auto report, services_.feed->Submit(blocks));
+    response->body() += ordered_json{{"observed", report.observed},
+                                     {"reverted", report.reverted},
+                                     {"sidelined", report.sidelined},
+                                     {"known", report.known}}.dump();
+    return {};
+  }
+
+  Status SubmitOpening(const HttpRequest& request, const Params& params,
+                       HttpResponse* response) const {
+    chain::v1::OpeningObserved opening;
+    if (!opening.ParseFromArray(request.body.data(), static_cast<int>(request.body.size()))) {
+      return Invalid("the body is not a list of balances");
+    }
+    LEAT_TRY(params.Allow({}));
+    std::vector<std::pair<Address, Amount>> balances;
+    for (const auto& balance : opening.balances()) {
+      if (balance.address().size() != Address::kSize) return Invalid("an address is not 20 bytes");
+      LEAT_ASSIGN(const Amount amount, Amount::FromBytes(balance.balance_wei()));
+      balances.emplace_back(Address::From(balance.address()), amount);
+    }
+    LEAT_TRY(services_.feed->SubmitOpening(opening.chain(), balances));
+    response->body() += ordered_json{{"balances", balances.size()}}.dump();
+    return {};
+  }
+
+  Status Known(const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"chain", "hash"}));
+    LEAT_ASSIGN(const Hash hash, core::ParseHash(params.Text("hash")));
+    LEAT_ASSIGN(const bool known, services_.feed->Knows(params.Text("chain"), hash));
+    response->body() += ordered_json{{"known", known}}.dump();
+    return {};
+  }
+
+  // How far the pipeline is, and where it has to get.
+  Status ProgressOf(const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({}));
+    LEAT_TRY(Failure());
+    LEAT_ASSIGN(const auto blocks, services_.transport->End(ingest::kChainBlocksTopic, 0));
+    response->body() += ordered_json{{"blocks", blocks.offset},
+                                     {"ledger_applied", services_.ledger->applied()},
+                                     {"decided", services_.ledger->decided()},
+                                     {"balances_applied", services_.balances->applied()}}.dump();
+    return {};
+  }
+
+  Status Rebuild(const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"name", "compare"}));
+    const std::string name = params.Text("name");
+    LEAT_ASSIGN(const bool compare, params.Flag("compare"));
+    ordered_json out;
+    out["name"] = name;
+    if (name == "balances") {
+      LEAT_ASSIGN(const auto report, services_.balances->Rebuild(compare, nullptr));
+      out["events"] = report.events;
+      if (compare) {
+        out["rows"] = report.rows;
+        out["identical"] = report.identical;
+        if (!report.identical) out["difference"] = report.difference;
+      }
+    } else if (name == "ledger") {
+      if (compare) return Invalid("compare: goes with a projection", "rebuild balances");
+      LEAT_TRY(services_.ledger->Rebuild(nullptr));
+      out["events"] = services_.ledger->decided();
+    } else {
+      return Fail(ErrorClass::kNotFound, "there is no service \"" + name.substr(0, 64) +
+                                             "\" to rebuild", "balances or ledger");
+    }
+    response->body() += out.dump();
+    return {};
+  }
+
+  Status Route(const HttpRequest& request, HttpResponse* response) {
+    const std::string_view path = request.path;
+    const bool get = request.method == "GET" || request.method == "HEAD";
+    const auto only_get = [&]() {
+      if (get) return true;
+      response->SetProblem(405, "this route takes GET");
+      response->AddHeader("Allow", "GET, HEAD");
+      return false;
+    };
+    const auto only_post = [&]() {
+      if (request.method == "POST") return true;
+      response->SetProblem(405, "this route takes POST");
+      response->AddHeader("Allow", "POST");
+      return false;
+    };
+    if (path.starts_with(kBalancePrefix)) {
+      if (!only_get()) return {};
+      std::string_view name = path.substr(kBalancePrefix.size());
+      constexpr std::string_view kStatement = "/statement";
+      const bool statement = name.ends_with(kStatement);
+      if (statement) name.remove_suffix(kStatement.size());
+      LEAT_ASSIGN(const std::string account, PercentDecode(name));
+      if (!statement) return Balance(account, request.query, response);
+      LEAT_ASSIGN(const Params params, Params::Parse(request.query));
+      return Statement(account, params, response);
+    }
+    if (path.starts_with("/health")) {
+      if (!only_get()) return {};
+      const std::string_view kind = path.substr(7);
+      if (kind.empty()) return Health("", response);
+      if (kind == "/live" || kind == "/ready") return Health(kind.substr(1), response);
+    }
+    LEAT_ASSIGN(const Params params, Params::Parse(request.query));
+    if (path == "/api/balances") return only_get() ? AllBalances(params, response) : Status();
+    if (path == "/api/balances/richest") return only_get() ? Richest(params, response) : Status();
+    if (path == "/api/supply") return only_get() ? Supply(params, response) : Status();
+    if (path == "/api/blockchain/blocks") return only_get() ? Blocks(params, response) : Status();
+    if (path.starts_with(kBlocksPrefix)) {
+      return only_get() ? Block(path.substr(kBlocksPrefix.size()), params, response) : Status();
+    }
+    if (path == "/api/events") {
+      if (get) return Events(request, params, response);
+      if (request.method == "POST") return Publish(request, params, response);
+      response->SetProblem(405, "this route takes GET and POST");
+      response->AddHeader("Allow", "GET, HEAD, POST");
+      return {};
+    }
+    if (path == "/api/topics") return only_get() ? Topics(params, response) : Status();
+    if (path == "/api/streams") return only_get() ? Streams(params, response) : Status();
+    if (path.starts_with(kAdminPrefix)) {
+      bool allowed = false;
+      LEAT_TRY(Authorize(request, response, &allowed));
+      if (!allowed) return {};
+      const std::string_view name = path.substr(kAdminPrefix.size());
+      if (name == "verify") return only_get() ? Verify(params, response) : Status();
+      if (name == "known") return only_get() ? Known(params, response) : Status();
+      if (name == "progress") return only_get() ? ProgressOf(params, response) : Status();
+      if (name == "blocks") return only_post() ? SubmitBlocks(request, response) : Status();
+      if (name == "opening") {
+        return only_post() ? SubmitOpening(request, params, response) : Status();
+      }
+      if (name == "rebuild") return only_post() ? Rebuild(params, response) : Status();
+    }
+    response->SetProblem(404, "there is no route " + std::string(path.substr(0, 120)));
+    return {};
+  }
+
+  const Services services_;
+};
+
+Api::Api(Services services) : impl_(std::make_unique<Impl>(std::move(services))) {}
+Api::~Api() = default;
+
+void Api::Handle(const HttpRequest& request, HttpResponse& response) {
+  if (auto status = impl_->Route(request, &response); !status) {
+    if (StatusOf(status.error().error_class) >= 500) {
+      core::LogWarning("gateway", std::string(request.path.substr(0, 120)) + ": " +
+                                      status.error().Text());
+    }
+    SetError(status.error(), &response);
+  }
+}
+
+bool Api::IsBlocking(std::string_view, std::string_view path) {
+  // A point lookup and a health check take microseconds; everything else may read much, or wait. A statement has a
+  // further '/'; a question about the past comes here, too, and waits at most kWaitMax.
+  const bool lookup = path.starts_with(kBalancePrefix) &&
+                      path.find('/', kBalancePrefix.size()) == std::string_view::npos;
+  return !lookup && !path.starts_with("/health");
+}
+
+size_t Api::BodyBytesMax(std::string_view, std::string_view path) {
+  if (path == "/api/events") return kEventsBodyMax;
+  if (path.starts_with(kAdminPrefix)) return kBlocksBodyMax;
+  constexpr size_t kOther = 64u << 10;
+  return kOther;
+}
+
+}  // namespace leat::gateway

@@ -1,0 +1,57 @@
+// The routes: every question and command of Leat, the same over HTTP and from the command line.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "bus/embedded/embedded_transport.h"
+#include "consumers/balances/service.h"
+#include "core/result.h"
+#include "gateway/http_server.h"
+#include "producers/ingest/chain_feed.h"
+#include "producers/ledger/service.h"
+
+namespace leat::gateway {
+
+// What the routes answer from; all of it must outlive the Api.
+struct Services {
+  bus::EmbeddedTransport* transport = nullptr;
+  ingest::ChainFeed* feed = nullptr;
+  ledger::Service* ledger = nullptr;
+  balances::Service* balances = nullptr;
+  // Logs by the name that verification calls them.
+  std::vector<std::pair<std::string, const eventstore::Log*>> logs;
+  std::string default_chain = "eip155:1";
+  // The bearer token of the routes below /api/admin/; empty: no token is asked for (calls within the process).
+  std::string admin_token;
+};
+
+// Thread-safe.
+class Api {
+ public:
+  explicit Api(Services services);
+  ~Api();
+
+  // Routes one request. Never throws for bad input.
+  void Handle(const HttpRequest& request, HttpResponse& response);
+  // Whether a request may wait for the disk or another thread.
+  static bool IsBlocking(std::string_view method, std::string_view path);
+  static size_t BodyBytesMax(std::string_view method, std::string_view path);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// The RFC 9457 answer to an error.
+void SetError(const Error& error, HttpResponse* response);
+
+// "%2F" and "+" of a query value or a path segment, decoded. Errors: kInvalid.
+Result<std::string> PercentDecode(std::string_view text);
+std::string PercentEncode(std::string_view text);
+
+}  // namespace leat::gateway

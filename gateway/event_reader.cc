@@ -1,0 +1,151 @@
+#include "gateway/event_reader.h"
+
+#include <algorithm>
+
+namespace leat::gateway {
+namespace {
+
+constexpr size_t kStepMessages = 512;
+constexpr size_t kStepBytes = 1u << 20;
+
+// "abc*" matches what begins with abc; without '*' only itself.
+bool MatchesPattern(std::string_view pattern, std::string_view text) {
+  if (pattern.empty()) return true;
+  if (pattern.back() == '*') return text.starts_with(pattern.substr(0, pattern.size() - 1));
+  return text == pattern;
+}
+
+std::unexpected<Error> Stale(const events::Position& position) {
+  return Fail(ErrorClass::kConflict,
+              "the position " + events::FormatPositions({position}) +
+                  " is of another life of the log: it was created anew since",
+              "read from the beginning, or leave out what stands behind '~'");
+}
+
+}  // namespace
+
+Result<std::unique_ptr<EventReader>> EventReader::Open(const EventQuery& query,
+                                                       bus::Transport* transport) {
+  std::unique_ptr<EventReader> reader(new EventReader);
+  reader->query_ = query;
+  reader->transport_ = transport;
+  LEAT_ASSIGN(const auto topics, transport->Topics());
+  std::string wanted = query.topic;
+  for (const auto* position : {&query.from, &query.to}) {
+    if (!*position) continue;
+    if (!wanted.empty() && query.topic != (*position)->topic && !query.topic.empty()) {
+      return Invalid("the position names topic " + (*position)->topic + ", not " + query.topic,
+                     "leave the topic out, or use a position of it");
+    }
+  }
+  bool found = false;
+  for (const bus::TopicInfo& topic : topics) {
+    if (!wanted.empty() && topic.name != wanted) continue;
+    found = true;
+    for (uint32_t partition = 0; partition < topic.partitions; ++partition) {
+      Source source;
+      source.topic = topic.name;
+      source.partition = partition;
+      LEAT_ASSIGN(const auto end, transport->End(topic.name, partition));
+      source.incarnation = end.incarnation;
+      source.end = end.offset;
+      const auto key = [](const auto& x) { return std::tie(x.topic, x.partition); };
+      if (query.from) {
+        if (key(source) < key(*query.from)) continue;
+        if (key(source) == key(*query.from)) {
+          if (query.from->incarnation != 0 && query.from->incarnation != source.incarnation) {
+            return Stale(*query.from);
+          }
+          source.next = query.from->offset;
+        }
+      }
+      if (query.to) {
+        if (key(source) > key(*query.to)) continue;
+        if (key(source) == key(*query.to)) {
+          source.end = std::min(source.end, query.to->offset + 1);
+        }
+      }
+      reader->sources_.push_back(std::move(source));
+    }
+  }
+  if (!wanted.empty() && !found) {
+    return Fail(ErrorClass::kNotFound, "there is no topic " + wanted, "see `leat topics`");
+  }
+  if (query.from && std::none_of(topics.begin(), topics.end(), [&](const auto& topic) {
+        return topic.name == query.from->topic && query.from->partition < topic.partitions;
+      })) {
+    return Fail(ErrorClass::kNotFound, "there is no partition " + query.from->topic + "/" +
+                                           std::to_string(query.from->partition),
+                "see `leat topics`");
+  }
+  reader->done_ = reader->sources_.empty() && !query.follow;
+  return reader;
+}
+
+bool EventReader::Matches(const events::EventView& event) const {
+  return MatchesPattern(query_.type, event.type) && MatchesPattern(query_.stream, event.subject);
+}
+
+Status EventReader::Step(std::vector<Item>* items) {
+  items->clear();
+  size_t idle = 0;
+  while (!done_) {
+    if (sources_.empty() || (query_.follow && idle == sources_.size())) return {};
+    if (current_ == sources_.size()) {
+      if (!query_.follow) {
+        done_ = true;
+        return {};
+      }
+      current_ = 0;
+    }
+    Source& source = sources_[current_];
+    if (query_.follow) {
+      LEAT_ASSIGN(const auto end, transport_->End(source.topic, source.partition));
+      source.end = end.offset;
+    }
+    if (source.next >= source.end) {
+      source.subscription.reset();
+      ++current_;
+      ++idle;
+      continue;
+    }
+    if (source.subscription == nullptr) {
+      LEAT_ASSIGN(source.subscription,
+                  transport_->Subscribe(source.topic, source.partition, source.next));
+    }
+    bus::PollLimits limits;
+    limits.messages_max = kStepMessages;
+    limits.bytes_max = kStepBytes;
+    limits.timeout = std::chrono::milliseconds(0);
+    LEAT_TRY(source.subscription->Poll(limits, &batch_));
+    if (batch_.messages.empty()) {
+      // Purged events at the end leave nothing to show.
+      source.next = source.end;
+      continue;
+    }
+    for (const bus::Message& message : batch_.messages) {
+      if (message.offset >= source.end) break;
+      if (given_ == query_.limit) break;
+      source.next = message.offset + 1;
+      if (!Matches(message.event)) continue;
+      items->push_back({source.topic, source.partition, source.incarnation, &message});
+      ++given_;
+    }
+    if (given_ == query_.limit) done_ = true;
+    return {};
+  }
+  return {};
+}
+
+std::string EventReader::NextToken() const {
+  for (size_t i = current_; i < sources_.size(); ++i) {
+    const Source& source = sources_[i];
+    if (source.next < source.end) {
+      return events::FormatPosition(source.topic, source.partition, source.next,
+                                    source.incarnation);
+    }
+  }
+  return {};
+}
+
+}  // namespace leat::gateway

@@ -1,0 +1,67 @@
+// Reads the events of one or all topics in order, page by page or as a stream of JSON lines.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bus/bus.h"
+#include "core/result.h"
+#include "events/position.h"
+
+namespace leat::gateway {
+
+struct EventQuery {
+  std::string topic;                      // empty: all topics by name
+  std::optional<events::Position> from;   // this event and later ones
+  std::optional<events::Position> to;     // up to this event
+  std::string type;                       // empty: all; a trailing '*' stands for any end
+  std::string stream;                     // subject; "category-*" for a whole category
+  uint64_t limit = UINT64_MAX;
+  bool follow = false;                    // goes on with what comes
+};
+
+// Topics are read one after the other, partitions in order; following, whatever comes first. Not thread-safe.
+class EventReader {
+ public:
+  // The transport must outlive it. Errors: kNotFound, kInvalid.
+  static Result<std::unique_ptr<EventReader>> Open(const EventQuery& query,
+                                                   bus::Transport* transport);
+
+  struct Item {
+    std::string_view topic;
+    uint32_t partition = 0;
+    uint32_t incarnation = 0;
+    const bus::Message* message = nullptr;
+  };
+  // Matching events of one more step (some hundred events looked at); views are valid until the next call. Done() tells
+  // whether there is more.
+  Status Step(std::vector<Item>* items);
+  bool Done() const { return done_; }
+  // Where a next query has to begin; empty at the end of everything.
+  std::string NextToken() const;
+
+ private:
+  struct Source {
+    std::string topic;
+    uint32_t partition = 0;
+    uint32_t incarnation = 0;
+    uint64_t next = 0;
+    uint64_t end = 0;
+    std::unique_ptr<bus::Subscription> subscription;
+  };
+  EventReader() = default;
+  bool Matches(const events::EventView& event) const;
+
+  EventQuery query_;
+  bus::Transport* transport_ = nullptr;
+  std::vector<Source> sources_;
+  size_t current_ = 0;
+  uint64_t given_ = 0;
+  bool done_ = false;
+  bus::MessageBatch batch_;
+};
+
+}  // namespace leat::gateway

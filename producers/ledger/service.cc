@@ -1,0 +1,101 @@
+#include "producers/ledger/service.h"
+
+#include "core/log.h"
+
+namespace leat::ledger {
+namespace {
+
+constexpr std::string_view kServiceName = "ledger";
+
+}  // namespace
+
+Result<std::unique_ptr<Service>> Service::Open(const ServiceOptions& options,
+                                               bus::EmbeddedTransport* transport) {
+  std::unique_ptr<Service> service(new Service(options, transport));
+  runtime::ShardOptions shard;
+  shard.path = options.path;
+  shard.name = std::string(kServiceName) + "-0";
+  shard.has_log = true;
+  LEAT_ASSIGN(service->shard_, runtime::Shard::Open(shard));
+  const std::string topic(kLedgerEntriesTopic);
+  if (options.mounted) {
+    LEAT_TRY(transport->Mount(topic, 0, kServiceName, service->shard_->log()));
+    return service;
+  }
+  LEAT_TRY(transport->CreateOwnedTopic(topic, 1, kServiceName));
+  LEAT_TRY(runtime::RebuildFromTopic(service->shard_.get(), &service->decider_, transport, topic,
+                                     0, service->Input(), nullptr));
+  service->relay_ = std::make_unique<runtime::Relay>(service->shard_->log(), transport, topic, 0);
+  return service;
+}
+
+Service::~Service() {
+  runner_.reset();
+  relay_.reset();
+  if (options_.mounted && shard_ != nullptr) transport_->Unmount(kLedgerEntriesTopic, 0);
+}
+
+runtime::RunnerOptions Service::Input() const {
+  runtime::RunnerOptions input;
+  input.topic = options_.input_topic;
+  return input;
+}
+
+Status Service::Start() {
+  if (relay_ != nullptr) LEAT_TRY(relay_->Start());
+  auto runner = std::make_shared<runtime::DeciderRunner>(shard_.get(), &decider_, transport_,
+                                                         Input());
+  LEAT_TRY(runner->Start());
+  std::lock_guard lock(mutex_);
+  runner_ = std::move(runner);
+  return {};
+}
+
+uint64_t Service::applied() const {
+  std::lock_guard lock(mutex_);
+  return runner_ == nullptr ? 0 : runner_->status().applied();
+}
+
+bool Service::WaitApplied(uint64_t next, std::chrono::milliseconds timeout) const {
+  std::shared_ptr<runtime::DeciderRunner> runner;
+  {
+    std::lock_guard lock(mutex_);
+    runner = runner_;
+  }
+  return runner != nullptr && runner->status().WaitApplied(next, timeout);
+}
+
+Status Service::error() const {
+  std::lock_guard lock(mutex_);
+  if (runner_ != nullptr) LEAT_TRY(runner_->status().error());
+  if (relay_ != nullptr) LEAT_TRY(relay_->status().error());
+  return {};
+}
+
+Status Service::Rebuild(const std::function<void(uint64_t, uint64_t)>& progress) {
+  std::shared_ptr<runtime::DeciderRunner> stopped;
+  {
+    std::lock_guard lock(mutex_);
+    stopped = std::move(runner_);
+  }
+  if (stopped == nullptr) {
+    return Fail(ErrorClass::kConflict, "the ledger is being rebuilt, or was not started");
+  }
+  // Whoever waits on it holds it for a moment; the shard is ours when its thread has ended.
+  while (stopped.use_count() > 1) std::this_thread::yield();
+  stopped.reset();
+  LEAT_ASSIGN(const auto end, transport_->End(options_.input_topic, 0));
+  const uint64_t total = shard_->log()->size();
+  LEAT_TRY(runtime::RebuildFromLog(shard_.get(), &decider_, Input(), end.incarnation,
+                                   [&](uint64_t done) {
+                                     if (progress) progress(done, total);
+                                   }));
+  auto runner = std::make_shared<runtime::DeciderRunner>(shard_.get(), &decider_, transport_,
+                                                         Input());
+  LEAT_TRY(runner->Start());
+  std::lock_guard lock(mutex_);
+  runner_ = std::move(runner);
+  return {};
+}
+
+}  // namespace leat::ledger

@@ -1,0 +1,57 @@
+// The ledger as a part of a process: its shard, its runner, and where its log stands on the bus.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "bus/embedded/embedded_transport.h"
+#include "producers/ledger/ledger.h"
+#include "runtime/decider_runner.h"
+#include "runtime/relay.h"
+#include "runtime/shard.h"
+
+namespace leat::ledger {
+
+struct ServiceOptions {
+  std::string path;         // of the shard
+  std::string input_topic;  // where the facts come from
+  bool mounted = true;      // false: the log is relayed to a topic of its own, and can be rebuilt from there
+};
+
+// Thread-safe once opened. The transport must outlive it.
+class Service {
+ public:
+  // An empty shard whose topic is not is rebuilt from the topic.
+  static Result<std::unique_ptr<Service>> Open(const ServiceOptions& options,
+                                               bus::EmbeddedTransport* transport);
+  ~Service();
+
+  Status Start();
+  // Offset of the first input not applied.
+  uint64_t applied() const;
+  bool WaitApplied(uint64_t next, std::chrono::milliseconds timeout) const;
+  Status error() const;
+  // Events decided, and events that others can read.
+  uint64_t decided() const { return shard_->log()->size(); }
+  const eventstore::Log& log() const { return *shard_->log(); }
+
+  // Builds all rows anew from the shard's own log, with the runner stopped, and goes on.
+  Status Rebuild(const std::function<void(uint64_t, uint64_t)>& progress);
+
+ private:
+  Service(ServiceOptions options, bus::EmbeddedTransport* transport)
+      : options_(std::move(options)), transport_(transport) {}
+  runtime::RunnerOptions Input() const;
+
+  const ServiceOptions options_;
+  bus::EmbeddedTransport* const transport_;
+  Ledger decider_;
+  std::unique_ptr<runtime::Shard> shard_;
+  mutable std::mutex mutex_;
+  std::shared_ptr<runtime::DeciderRunner> runner_;  // guarded by mutex_
+  std::unique_ptr<runtime::Relay> relay_;
+};
+
+}  // namespace leat::ledger

@@ -1,0 +1,81 @@
+// What a service is, to the runtime: functions of its state and its input, without clock, network, broker or chance.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bus/bus.h"
+#include "core/result.h"
+#include "eventstore/log.h"
+#include "events/event.h"
+#include "runtime/state.h"
+
+namespace leat::runtime {
+
+// What one input led to: events in order.
+class Decision {
+ public:
+  struct Entry {
+    std::string stream;
+    std::string_view type;  // of the registry: lives for ever
+    int64_t time_us;
+    std::string key;        // partitionkey
+    std::string id;         // empty: derived from the cause
+    std::string data;       // Protobuf
+  };
+
+  // `data` is the serialized message of the type.
+  void Add(std::string_view stream, std::string_view type, int64_t time_us, std::string_view key,
+           std::string data, std::string id = {}) {
+    entries_.push_back({std::string(stream), type, time_us, std::string(key), std::move(id),
+                        std::move(data)});
+  }
+  const std::vector<Entry>& entries() const { return entries_; }
+  void Clear() { entries_.clear(); }
+
+ private:
+  std::vector<Entry> entries_;
+};
+
+// The half of a decider that turns its own events into rows. Called by its shard's writer thread alone.
+class Evolver {
+ public:
+  virtual ~Evolver() = default;
+  // The only writer of rows. `position` is the event's in the shard's log.
+  virtual Status Evolve(State* state, const events::EventView& event, uint64_t position) = 0;
+};
+
+// Called by its shard's writer thread alone.
+class Decider : public Evolver {
+ public:
+  // This input and the one after it must be decided in one commit.
+  virtual bool Continues(const events::EventView&) const { return false; }
+  // The decision on this input reads the shard's own log: what was decided before must be in it.
+  virtual bool NeedsLog(const events::EventView&) const { return false; }
+  // Writes nothing. An error stops the shard. `log` is the shard's own.
+  virtual Status Decide(const State& state, const eventstore::Log& log,
+                        const events::EventView& input, Decision* decision) = 0;
+};
+
+// Called by its shard's writer thread alone.
+class Projection {
+ public:
+  virtual ~Projection() = default;
+  // `offset` is the event's in its topic. Errors stop the projection.
+  virtual Status Evolve(State* state, const events::EventView& event, uint64_t offset) = 0;
+  // Called after each commit: what queries need of it at hand, given out with the commit's snapshot. May be null.
+  virtual std::shared_ptr<const void> Summary() { return nullptr; }
+  // Rows were read anew from the database: forget what was kept in memory, and load it.
+  virtual Status Load(const State& state) = 0;
+};
+
+// Adds a decision to the commit being made: each event is appended to the shard's log and evolved. `cause` names the input;
+// its n and m are set here;
+// null for what no topic carried.
+class Shard;
+Status StageDecision(Shard* shard, Evolver* evolver, const Decision& decision,
+                     const events::Cause* cause);
+
+}  // namespace leat::runtime

@@ -1,0 +1,257 @@
+#include "runtime/decider_runner.h"
+
+#include "core/log.h"
+
+namespace leat::runtime {
+
+bool RunnerStatus::WaitApplied(uint64_t next, std::chrono::milliseconds timeout) const {
+  if (applied() >= next) return true;
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, timeout, [&] { return applied() >= next || stopped_; });
+  return applied() >= next;
+}
+
+Status RunnerStatus::error() const {
+  std::lock_guard lock(mutex_);
+  return error_;
+}
+
+void RunnerStatus::Advance(uint64_t applied) {
+  {
+    std::lock_guard lock(mutex_);
+    applied_.store(applied, std::memory_order_release);
+  }
+  changed_.notify_all();
+}
+
+void RunnerStatus::Stop(Status error) {
+  {
+    std::lock_guard lock(mutex_);
+    stopped_ = true;
+    error_ = std::move(error);
+  }
+  changed_.notify_all();
+}
+
+namespace {
+
+events::EventView ViewOf(const Decision::Entry& entry, const events::Cause* cause) {
+  events::EventView view;
+  view.type = entry.type;
+  view.time_us = entry.time_us;
+  view.subject = entry.stream;
+  view.partitionkey = entry.key;
+  view.id = entry.id;
+  view.data = entry.data;
+  if (cause != nullptr) view.cause = *cause;
+  return view;
+}
+
+// The input was recreated: its offsets mean other events now.
+Status CheckIncarnation(const Shard& shard, const RunnerOptions& input,
+                        const InputPosition& position, const bus::PartitionEnd& end) {
+  const bool same = position.incarnation == 0 || end.incarnation == 0 ||
+                    position.incarnation == end.incarnation;
+  if (same && position.next <= end.offset) return {};
+  return Fail(ErrorClass::kConflict,
+              shard.name() + " has applied " + input.topic + "/" +
+                  std::to_string(input.partition) + " up to " + std::to_string(position.next) +
+                  ", and this topic is another one or shorter",
+              "delete the folder " + shard.path() + " to decide anew from the topic");
+}
+
+}  // namespace
+
+Status StageDecision(Shard* shard, Evolver* evolver, const Decision& decision,
+                     const events::Cause* cause) {
+  const auto& entries = decision.entries();
+  events::Cause own;
+  if (cause != nullptr) {
+    own = *cause;
+    own.m = static_cast<uint32_t>(entries.size());
+  }
+  for (size_t i = 0; i < entries.size(); ++i) {
+    own.n = static_cast<uint32_t>(i + 1);
+    const auto view = ViewOf(entries[i], cause == nullptr ? nullptr : &own);
+    LEAT_ASSIGN(const uint64_t position, shard->log()->Add(entries[i].stream, view));
+    LEAT_TRY(evolver->Evolve(&shard->state(), view, position));
+    shard->MarkStaged();
+  }
+  return {};
+}
+
+DeciderRunner::DeciderRunner(Shard* shard, Decider* decider, bus::Subscriber* input,
+                             RunnerOptions options)
+    : shard_(shard), decider_(decider), input_(input), options_(std::move(options)) {}
+
+DeciderRunner::~DeciderRunner() = default;
+
+Status DeciderRunner::Start() {
+  LEAT_ASSIGN(position_, shard_->Input(options_.topic, options_.partition));
+  LEAT_ASSIGN(const auto end, input_->End(options_.topic, options_.partition));
+  LEAT_TRY(CheckIncarnation(*shard_, options_, position_, end));
+  position_.incarnation = end.incarnation;
+  status_.Advance(position_.next);
+  thread_ = std::jthread([this](std::stop_token stop) {
+    auto status = Run(stop);
+    if (!status) core::LogError(shard_->name(), "stopped: " + status.error().Text());
+    status_.Stop(std::move(status));
+  });
+  return {};
+}
+
+Status DeciderRunner::Run(std::stop_token stop) {
+  LEAT_ASSIGN(auto subscription,
+              input_->Subscribe(options_.topic, options_.partition, position_.next));
+  bus::MessageBatch batch;
+  Decision decision;
+  size_t staged_bytes = 0;
+  const auto commit = [&]() -> Status {
+    shard_->SetInput(options_.topic, options_.partition, position_);
+    // Events are synced before anybody sees them; a commit of positions alone need not be.
+    LEAT_TRY(shard_->Commit(staged_bytes > 0));
+    staged_bytes = 0;
+    status_.Advance(position_.next);
+    return {};
+  };
+  bool continues = false;
+  while (!stop.stop_requested() || continues) {
+    LEAT_TRY(subscription->Poll({}, &batch));
+    for (const bus::Message& message : batch.messages) {
+      if (message.offset < position_.next) continue;
+      if (message.offset > position_.next) {
+        return Fail(ErrorClass::kCorrupt, options_.topic + " has a gap: expected offset " +
+                                              std::to_string(position_.next) + ", got " +
+                                              std::to_string(message.offset));
+      }
+      if (staged_bytes > 0 && decider_->NeedsLog(message.event)) LEAT_TRY(commit());
+      decision.Clear();
+      LEAT_TRY(decider_->Decide(shard_->state(), *shard_->log(), message.event, &decision));
+      const events::Cause cause{options_.topic, options_.partition, message.offset, 0, 0};
+      LEAT_TRY(StageDecision(shard_, decider_, decision, &cause));
+      for (const auto& entry : decision.entries()) staged_bytes += entry.data.size() + 64;
+      position_.next = message.offset + 1;
+      continues = decider_->Continues(message.event);
+      if (!continues && staged_bytes + shard_->StagedBytes() >= options_.commit_bytes) {
+        LEAT_TRY(commit());
+      }
+    }
+    if (!batch.messages.empty() && !continues && status_.applied() < position_.next) {
+      LEAT_TRY(commit());
+    }
+  }
+  return {};
+}
+
+Status RebuildFromLog(Shard* shard, Evolver* evolver, const RunnerOptions& input,
+                      uint32_t input_incarnation, const std::function<void(uint64_t)>& progress) {
+  LEAT_TRY(shard->ClearRows());
+  auto cursor = shard->log()->Read(0);
+  eventstore::LogEvent event;
+  InputPosition position;
+  constexpr size_t kCommitBytes = 4u << 20;
+  for (;;) {
+    LEAT_ASSIGN(const bool more, cursor.Next(&event));
+    if (!more) break;
+    if (event.purged) continue;
+    LEAT_ASSIGN(const auto view, event.Decode());
+    LEAT_TRY(evolver->Evolve(&shard->state(), view, event.position));
+    if (view.cause && view.cause->topic == input.topic && view.cause->n == view.cause->m) {
+      position = {view.cause->offset + 1, input_incarnation};
+    }
+    if (shard->StagedBytes() >= kCommitBytes) LEAT_TRY(shard->Commit(false));
+    if (progress) progress(event.position + 1);
+  }
+  if (position.next > 0) shard->SetInput(input.topic, input.partition, position);
+  return shard->Commit(true);
+}
+
+namespace {
+
+// The one event at an offset of a topic.
+Result<events::Event> ReadOne(bus::Subscriber* transport, const RunnerOptions& from,
+                              uint64_t offset) {
+  LEAT_ASSIGN(auto subscription, transport->Subscribe(from.topic, from.partition, offset));
+  bus::PollLimits one;
+  one.messages_max = 1;
+  one.timeout = std::chrono::seconds(10);
+  bus::MessageBatch batch;
+  LEAT_TRY(subscription->Poll(one, &batch));
+  if (batch.messages.empty() || batch.messages.front().offset != offset) {
+    return Fail(ErrorClass::kNotFound,
+                from.topic + " no longer has offset " + std::to_string(offset));
+  }
+  return events::Event(batch.messages.front().event);
+}
+
+// Decides an input of which `published` came out before, and stages all of it.
+Status FinishDecision(Shard* shard, Decider* decider, bus::Subscriber* transport,
+                      const RunnerOptions& input, const std::vector<events::Event>& published) {
+  const events::Cause cause = *published.front().view().cause;
+  LEAT_ASSIGN(const events::Event event, ReadOne(transport, input, cause.offset));
+  Decision decision;
+  LEAT_TRY(decider->Decide(shard->state(), *shard->log(), event.view(), &decision));
+  bool same = decision.entries().size() == cause.m && published.size() <= cause.m;
+  for (size_t i = 0; same && i < published.size(); ++i) {
+    same = decision.entries()[i].type == published[i].view().type &&
+           decision.entries()[i].data == published[i].view().data;
+  }
+  if (!same) {
+    return Fail(ErrorClass::kConflict,
+                shard->name() + ": the decision on " + input.topic + "@" +
+                    std::to_string(cause.offset) + " differs from what was published of it",
+                "run the version of leat that published it");
+  }
+  const events::Cause own{input.topic, input.partition, cause.offset, 0, 0};
+  return StageDecision(shard, decider, decision, &own);
+}
+
+}  // namespace
+
+Status RebuildFromTopic(Shard* shard, Decider* decider, bus::Subscriber* transport,
+                        const std::string& own_topic, uint32_t own_partition,
+                        const RunnerOptions& input, const std::function<void(uint64_t)>& progress) {
+  eventstore::Log* log = shard->log();
+  LEAT_ASSIGN(const auto end, transport->End(own_topic, own_partition));
+  if (log->size() >= end.offset) return {};
+  LEAT_ASSIGN(const auto input_end, transport->End(input.topic, input.partition));
+  LEAT_ASSIGN(auto subscription, transport->Subscribe(own_topic, own_partition, log->size()));
+  bus::MessageBatch batch;
+  std::vector<events::Event> decision;  // read, and not whole yet
+  uint64_t next = log->size();
+  constexpr size_t kCommitBytes = 4u << 20;
+  while (next < end.offset) {
+    LEAT_TRY(subscription->Poll({}, &batch));
+    for (const bus::Message& message : batch.messages) {
+      if (message.offset != next) {
+        return Fail(ErrorClass::kCorrupt, own_topic + " has a gap at offset " +
+                                              std::to_string(next));
+      }
+      ++next;
+      decision.emplace_back(message.event);
+      const auto& cause = message.event.cause;
+      if (cause && cause->n < cause->m) continue;
+      for (const events::Event& event : decision) {
+        LEAT_ASSIGN(const uint64_t position, log->Add(event.view().subject, event.view()));
+        LEAT_TRY(decider->Evolve(&shard->state(), event.view(), position));
+      }
+      decision.clear();
+      if (cause && cause->topic == input.topic) {
+        shard->SetInput(input.topic, input.partition,
+                        {cause->offset + 1, input_end.incarnation});
+      }
+      if (shard->StagedBytes() >= kCommitBytes) LEAT_TRY(shard->Commit(true));
+      if (progress) progress(next);
+    }
+  }
+  LEAT_TRY(shard->Commit(true));
+  if (!decision.empty()) {
+    LEAT_TRY(FinishDecision(shard, decider, transport, input, decision));
+    shard->SetInput(input.topic, input.partition,
+                    {decision.front().view().cause->offset + 1, input_end.incarnation});
+    LEAT_TRY(shard->Commit(true));
+  }
+  return {};
+}
+
+}  // namespace leat::runtime

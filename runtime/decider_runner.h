@@ -1,0 +1,81 @@
+// Runs a decider on one partition of its input topic: polls, decides, commits, and remembers where it is.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "bus/bus.h"
+#include "runtime/decider.h"
+#include "runtime/shard.h"
+
+namespace leat::runtime {
+
+// What a runner of either kind tells of itself. Thread-safe.
+class RunnerStatus {
+ public:
+  // Offset of the first input not applied.
+  uint64_t applied() const { return applied_.load(std::memory_order_acquire); }
+  // Waits until applied() >= next; false at the deadline, or when the runner stopped.
+  bool WaitApplied(uint64_t next, std::chrono::milliseconds timeout) const;
+  // The error that stopped the runner, if one did.
+  Status error() const;
+
+  void Advance(uint64_t applied);
+  void Stop(Status error);
+
+ private:
+  std::atomic<uint64_t> applied_{0};
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
+  bool stopped_ = false;  // guarded by mutex_
+  Status error_;          // guarded by mutex_
+};
+
+struct RunnerOptions {
+  std::string topic;
+  uint32_t partition = 0;
+  // A commit is made when it holds this much, or when there is no more input.
+  size_t commit_bytes = 2u << 20;
+  // The runner ends, without an error, when it has applied everything below this offset.
+  uint64_t stop_at = UINT64_MAX;
+};
+
+// Owns the thread. The shard, the decider and the subscriber must outlive it.
+class DeciderRunner {
+ public:
+  DeciderRunner(Shard* shard, Decider* decider, bus::Subscriber* input, RunnerOptions options);
+  // Stops after the batch at hand.
+  ~DeciderRunner();
+  // Errors: kConflict when the input's log is not the one that was applied before.
+  Status Start();
+  const RunnerStatus& status() const { return status_; }
+
+ private:
+  Status Run(std::stop_token stop);
+
+  Shard* const shard_;
+  Decider* const decider_;
+  bus::Subscriber* const input_;
+  const RunnerOptions options_;
+  InputPosition position_;
+  RunnerStatus status_;
+  std::jthread thread_;
+};
+
+// Rebuilds the rows of a decider's shard by evolving its log from the beginning, and its input position from the last
+// event's cause. `progress` is called with events done.
+Status RebuildFromLog(Shard* shard, Evolver* evolver, const RunnerOptions& input,
+                      uint32_t input_incarnation, const std::function<void(uint64_t)>& progress);
+
+// Rebuilds a decider's shard, its log too, from its own topic on a transport: what is not in the log is appended and
+// evolved. A decision that was published in part is decided again from its input, must begin with what was published,
+// and is finished. Errors: kConflict when it does not.
+Status RebuildFromTopic(Shard* shard, Decider* decider, bus::Subscriber* transport,
+                        const std::string& own_topic, uint32_t own_partition,
+                        const RunnerOptions& input, const std::function<void(uint64_t)>& progress);
+
+}  // namespace leat::runtime

@@ -1,0 +1,85 @@
+#include "runtime/projection_runner.h"
+
+#include "core/log.h"
+
+namespace leat::runtime {
+
+ProjectionRunner::ProjectionRunner(Shard* shard, Projection* projection, bus::Subscriber* input,
+                                   RunnerOptions options)
+    : shard_(shard), projection_(projection), input_(input), options_(std::move(options)) {}
+
+ProjectionRunner::~ProjectionRunner() = default;
+
+Status ProjectionRunner::Start() {
+  LEAT_ASSIGN(position_, shard_->Input(options_.topic, options_.partition));
+  LEAT_ASSIGN(const auto end, input_->End(options_.topic, options_.partition));
+  if (position_.next > end.offset ||
+      (position_.incarnation != 0 && position_.incarnation != end.incarnation)) {
+    core::LogWarning(shard_->name(), "topic " + options_.topic +
+                                         " is another one than was applied: building anew");
+    LEAT_TRY(shard_->ClearRows());
+    position_ = {};
+  }
+  position_.incarnation = end.incarnation;
+  LEAT_TRY(projection_->Load(shard_->state()));
+  PublishView();
+  status_.Advance(position_.next);
+  thread_ = std::jthread([this](std::stop_token stop) {
+    auto status = Run(stop);
+    if (!status) core::LogError(shard_->name(), "stopped: " + status.error().Text());
+    status_.Stop(std::move(status));
+  });
+  return {};
+}
+
+void ProjectionRunner::PublishView() {
+  auto made = std::make_shared<View>();
+  made->database = &shard_->database();
+  made->snapshot = shard_->database().TakeSnapshot();
+  made->input = position_;
+  made->summary = projection_->Summary();
+  {
+    std::lock_guard lock(mutex_);
+    view_ = std::move(made);
+  }
+  generation_.fetch_add(1, std::memory_order_release);
+}
+
+std::shared_ptr<const View> ProjectionRunner::view() const {
+  std::lock_guard lock(mutex_);
+  return view_;
+}
+
+Status ProjectionRunner::Commit() {
+  shard_->SetInput(options_.topic, options_.partition, position_);
+  // Not synced: after a power loss the rows and the position beside them are older together.
+  LEAT_TRY(shard_->Commit(false));
+  PublishView();
+  status_.Advance(position_.next);
+  return {};
+}
+
+Status ProjectionRunner::Run(std::stop_token stop) {
+  LEAT_ASSIGN(auto subscription,
+              input_->Subscribe(options_.topic, options_.partition, position_.next));
+  bus::MessageBatch batch;
+  while (!stop.stop_requested() && position_.next < options_.stop_at) {
+    LEAT_TRY(subscription->Poll({}, &batch));
+    for (const bus::Message& message : batch.messages) {
+      if (message.offset < position_.next) continue;
+      if (message.offset >= options_.stop_at) break;
+      if (message.offset > position_.next) {
+        return Fail(ErrorClass::kCorrupt, options_.topic + " has a gap: expected offset " +
+                                              std::to_string(position_.next) + ", got " +
+                                              std::to_string(message.offset));
+      }
+      LEAT_TRY(projection_->Evolve(&shard_->state(), message.event, message.offset));
+      position_.next = message.offset + 1;
+      if (shard_->StagedBytes() >= options_.commit_bytes) LEAT_TRY(Commit());
+    }
+    if (status_.applied() < position_.next) LEAT_TRY(Commit());
+  }
+  return {};
+}
+
+}  // namespace leat::runtime

@@ -1,0 +1,67 @@
+// A shard: one partition of one service, in one database with one writer thread. One commit is one write batch: rows,
+// the input position they reflect, and the events that originated here.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "core/result.h"
+#include "eventstore/database.h"
+#include "eventstore/log.h"
+#include "runtime/state.h"
+
+namespace leat::runtime {
+
+// How far a shard has applied one partition of its input.
+struct InputPosition {
+  uint64_t next = 0;         // offset of the first event not applied
+  uint32_t incarnation = 0;  // of the input's log; 0: none applied
+};
+
+struct ShardOptions {
+  std::string path;
+  std::string name;      // "<service>-<partition>", the source of its events
+  bool has_log = false;  // deciders have one, projections do not
+  std::shared_ptr<eventstore::Resources> resources;
+};
+
+// The writer's calls belong to one thread; database() and log() may be read from any.
+class Shard {
+ public:
+  static Result<std::unique_ptr<Shard>> Open(const ShardOptions& options);
+
+  State& state() { return *state_; }
+  // Null without a log.
+  eventstore::Log* log() { return log_.get(); }
+  const eventstore::Log* log() const { return log_.get(); }
+  eventstore::Database& database() const { return *database_; }
+  const std::string& name() const { return options_.name; }
+  const std::string& path() const { return options_.path; }
+
+  Result<InputPosition> Input(std::string_view topic, uint32_t partition) const;
+  // Becomes part of the commit being made.
+  void SetInput(std::string_view topic, uint32_t partition, const InputPosition& position);
+  // How much the commit being made holds, about.
+  size_t StagedBytes() const { return state_->StagedBytes(); }
+  bool HasStaged() const { return staged_; }
+  void MarkStaged() { staged_ = true; }
+
+  // Writes everything staged as one batch and publishes the log. `sync` must be true when events originated: they may not
+  // be seen by anybody before they are on the disk. After an error the shard must be opened anew.
+  Status Commit(bool sync);
+  // Deletes every row and input position, and keeps the log: what a rebuild starts from.
+  Status ClearRows();
+
+ private:
+  explicit Shard(ShardOptions options) : options_(std::move(options)) {}
+
+  const ShardOptions options_;
+  std::unique_ptr<eventstore::Database> database_;
+  std::unique_ptr<eventstore::Log> log_;
+  std::unique_ptr<State> state_;
+  bool staged_ = false;
+};
+
+}  // namespace leat::runtime

@@ -1,0 +1,63 @@
+// The rows of a shard as its service sees them: reads see the writes of the commit being made.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "core/result.h"
+#include "eventstore/database.h"
+
+namespace leat::runtime {
+
+// Used by the shard's writer thread alone. Rows that are read and written again stay in a cache of a bounded size.
+class State {
+ public:
+  // `database` must outlive it.
+  explicit State(eventstore::Database* database) : database_(database), batch_(*database) {}
+
+  // False when there is no such row. Errors: kCorrupt, kInternal.
+  Result<bool> Get(std::string_view key, std::string* value) const;
+  void Put(std::string_view key, std::string_view value);
+  void Delete(std::string_view key);
+  // For rows that are written once and not read by the service itself: they do not enter the cache, and Get may not see
+  // them until the commit.
+  void PutUncached(std::string_view key, std::string_view value);
+  // Rows of the last commit in key order: what the commit being made writes is not among them.
+  std::unique_ptr<eventstore::Iterator> Iterate(
+      const eventstore::Database::IterateOptions& options) const {
+    return database_->NewIterator(eventstore::Family::kRows, options);
+  }
+
+ private:
+  friend class Shard;
+  struct Row {
+    std::string value;
+    bool exists = false;
+    bool dirty = false;
+  };
+  struct StringHash {
+    using is_transparent = void;
+    size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
+  };
+  using Rows = std::unordered_map<std::string, Row, StringHash, std::equal_to<>>;
+
+  Rows::iterator Find(std::string_view key);
+  void MarkDirty(Rows::iterator at);
+  // Moves what is dirty into the batch.
+  void Collect();
+  void Committed();
+  // Forgets everything that was not committed.
+  void Reset();
+  size_t StagedBytes() const { return batch_.SizeBytes() + dirty_bytes_; }
+
+  eventstore::Database* database_;
+  mutable Rows rows_;
+  std::vector<Rows::value_type*> dirty_;
+  size_t dirty_bytes_ = 0;
+  eventstore::Batch batch_;
+};
+
+}  // namespace leat::runtime
