@@ -16,24 +16,24 @@ struct AmountAccess {
     boost::multiprecision::import_bits(out, amount.limbs_.rbegin(), amount.limbs_.rend(), 64);
     return out;
   }
-  // False when the magnitude does not fit.
+  // False when the magnitude does not fit 256 bits.
   static bool FromInteger(const Integer& magnitude, bool negative, Amount* out) {
     if (magnitude != 0 && msb(magnitude) >= 256) return false;
     *out = Amount();
-    std::array<uint64_t, 4> limbs{};
+    std::array<uint64_t, Amount::kLimbs> limbs{};
     boost::multiprecision::export_bits(magnitude, limbs.begin(), 64, false);
     out->limbs_ = limbs;
     out->negative_ = negative && magnitude != 0;
     return true;
   }
-  static std::array<uint64_t, 4>& Limbs(Amount* amount) { return amount->limbs_; }
+  static std::array<uint64_t, Amount::kLimbs>& Limbs(Amount* amount) { return amount->limbs_; }
 };
 
 namespace {
 
-std::strong_ordering CompareMagnitude(const std::array<uint64_t, 4>& a,
-                                      const std::array<uint64_t, 4>& b) {
-  for (int i = 3; i >= 0; --i) {
+std::strong_ordering CompareMagnitude(const std::array<uint64_t, Amount::kLimbs>& a,
+                                      const std::array<uint64_t, Amount::kLimbs>& b) {
+  for (int i = Amount::kLimbs - 1; i >= 0; --i) {
     if (a[i] != b[i]) return a[i] <=> b[i];
   }
   return std::strong_ordering::equal;
@@ -50,7 +50,8 @@ Error NotANumber(std::string_view text, std::string_view range) {
 
 constexpr std::string_view kUnsignedRange = "from 0 to 2^256-1";
 constexpr std::string_view kSignedRange = "between -2^256 and 2^256";
-constexpr size_t kDigitsMax = 78;  // of 2^256-1
+constexpr size_t kDigitsMax = 78;        // of 2^256-1
+constexpr size_t kDigitsOfSumMax = 97;  // of 2^320-1
 
 Result<Amount> ParseDigits(std::string_view digits, bool negative, std::string_view whole,
                            std::string_view range) {
@@ -84,7 +85,7 @@ Result<Amount> ParseDigits(std::string_view digits, bool negative, std::string_v
       limb = static_cast<uint64_t>(carry);
       carry >>= 64;
     }
-    if (carry != 0) return std::unexpected(NotANumber(whole, range));
+    if (limbs[4] != 0) return std::unexpected(NotANumber(whole, range));
   }
   return negative ? out.Negated() : out;
 }
@@ -105,6 +106,10 @@ Result<Amount> Amount::FromBytes(std::string_view magnitude, bool negative) {
     return Invalid("an amount of " + std::to_string(magnitude.size()) + " bytes",
                    "at most 32 bytes, big-endian");
   }
+  return FromLimbs(magnitude, negative);
+}
+
+Amount Amount::FromLimbs(std::string_view magnitude, bool negative) {
   Amount out;
   for (size_t i = 0; i < magnitude.size(); ++i) {
     const size_t from_end = magnitude.size() - 1 - i;
@@ -122,7 +127,7 @@ std::string Amount::Magnitude() const {
 }
 
 void Amount::AppendPacked(std::string* out) const {
-  int top = 3;
+  int top = kLimbs - 1;
   while (top >= 0 && limbs_[top] == 0) --top;
   if (top < 0) {
     out->push_back(0);
@@ -140,22 +145,22 @@ bool Amount::TakePacked(std::string_view* bytes, Amount* out) {
   if (bytes->empty()) return false;
   const auto head = static_cast<uint8_t>(bytes->front());
   const size_t size = head & 0x7f;
-  if (size > 32 || bytes->size() < 1 + size) return false;
-  *out = *FromBytes(bytes->substr(1, size), (head & 0x80) != 0);
+  if (size > 8 * kLimbs || bytes->size() < 1 + size) return false;
+  *out = FromLimbs(bytes->substr(1, size), (head & 0x80) != 0);
   bytes->remove_prefix(1 + size);
   return true;
 }
 
 std::string Amount::ToDecimal() const {
   // Peel off 19 digits at a time by short division.
-  std::array<uint64_t, 4> rest = limbs_;
-  char digits[kDigitsMax + 2];
+  std::array<uint64_t, Amount::kLimbs> rest = limbs_;
+  char digits[kDigitsOfSumMax + 20];
   size_t count = 0;
   constexpr uint64_t kScale = 10'000'000'000'000'000'000ull;
   for (;;) {
     unsigned __int128 remainder = 0;
     uint64_t any = 0;
-    for (int i = 3; i >= 0; --i) {
+    for (int i = Amount::kLimbs - 1; i >= 0; --i) {
       remainder = remainder << 64 | rest[i];
       rest[i] = static_cast<uint64_t>(remainder / kScale);
       remainder %= kScale;
@@ -198,9 +203,9 @@ Amount Amount::Negated() const {
 
 bool Amount::CheckedAdd(const Amount& other) {
   if (negative_ == other.negative_) {
-    std::array<uint64_t, 4> sum;
+    std::array<uint64_t, Amount::kLimbs> sum;
     unsigned __int128 carry = 0;
-    for (int i = 0; i < 4; ++i) {
+    for (size_t i = 0; i < Amount::kLimbs; ++i) {
       carry += static_cast<unsigned __int128>(limbs_[i]) + other.limbs_[i];
       sum[i] = static_cast<uint64_t>(carry);
       carry >>= 64;
@@ -212,9 +217,9 @@ bool Amount::CheckedAdd(const Amount& other) {
   const bool this_larger = CompareMagnitude(limbs_, other.limbs_) >= 0;
   const auto& large = this_larger ? limbs_ : other.limbs_;
   const auto& small = this_larger ? other.limbs_ : limbs_;
-  std::array<uint64_t, 4> difference;
+  std::array<uint64_t, Amount::kLimbs> difference;
   uint64_t borrow = 0;
-  for (int i = 0; i < 4; ++i) {
+  for (size_t i = 0; i < Amount::kLimbs; ++i) {
     const unsigned __int128 take = static_cast<unsigned __int128>(small[i]) + borrow;
     borrow = large[i] < take ? 1 : 0;
     difference[i] = static_cast<uint64_t>(large[i] - take);

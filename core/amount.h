@@ -1,4 +1,4 @@
-// Signed amounts of 256 bits: a sign and a magnitude, in the smallest unit of an asset (wei).
+// Signed amounts: a sign and a magnitude of 256 bits, in the smallest unit of an asset (wei).
 #pragma once
 
 #include <array>
@@ -11,12 +11,15 @@
 
 namespace leat::core {
 
-// A value type: copy it freely. Zero has no sign. Arithmetic that leaves 256 bits is a programmer's
-// mistake and asserts; use the Checked functions where the operands come from outside.
+// A value type: copy it freely. Zero has no sign. What comes from outside and what a product may be is below 2^256; sums
+// have 64 bits more, so that a system account can be the counterpart of many full ones. Arithmetic that leaves even these
+// is a programmer's mistake and asserts; use the Checked functions where the operands come from outside.
 class Amount {
  public:
+  static constexpr size_t kLimbs = 5;  // of 64 bits
+
   constexpr Amount() = default;
-  constexpr Amount(uint64_t value) : limbs_{value, 0, 0, 0} {}  // NOLINT: a number is an amount
+  constexpr Amount(uint64_t value) : limbs_{value} {}  // NOLINT: a number is an amount
 
   // Decimal digits, optionally behind '-'. Magnitude below 2^256. Errors: kInvalid.
   static Result<Amount> ParseDecimal(std::string_view text);
@@ -27,7 +30,7 @@ class Amount {
 
   // The magnitude, big-endian, without leading zeros; empty for zero.
   std::string Magnitude() const;
-  // The sign and the magnitude's length in one byte, then the magnitude: at most 33 bytes.
+  // The sign and the magnitude's length in one byte, then the magnitude: at most 41 bytes.
   void AppendPacked(std::string* out) const;
   // Reads what AppendPacked wrote from the front of `bytes` and removes it; false if it is not there.
   static bool TakePacked(std::string_view* bytes, Amount* out);
@@ -36,12 +39,13 @@ class Amount {
   // As a decimal fraction of 10^decimals units, exact, without trailing zeros: "0.5", "-12".
   std::string ToUnits(unsigned decimals) const;
 
-  bool IsZero() const { return (limbs_[0] | limbs_[1] | limbs_[2] | limbs_[3]) == 0; }
+  bool IsZero() const { return (limbs_[0] | limbs_[1] | limbs_[2] | limbs_[3] | limbs_[4]) == 0; }
   bool IsNegative() const { return negative_; }
   Amount Negated() const;
 
-  // False and unchanged when the result does not fit 256 bits.
+  // False and unchanged when the sum does not fit 320 bits.
   [[nodiscard]] bool CheckedAdd(const Amount& other);
+  // False and unchanged when the product does not fit 256 bits.
   [[nodiscard]] bool CheckedMultiply(const Amount& other);
   // Truncated towards zero; `divisor` must not be zero.
   Amount DividedBy(const Amount& divisor) const;
@@ -59,7 +63,9 @@ class Amount {
 
  private:
   friend struct AmountAccess;
-  std::array<uint64_t, 4> limbs_{};  // least significant first
+  static Amount FromLimbs(std::string_view magnitude, bool negative);
+
+  std::array<uint64_t, kLimbs> limbs_{};  // least significant first
   bool negative_ = false;            // never true for zero
 };
 

@@ -723,6 +723,7 @@ void BlockAssembler::Build(size_t i, pb::BlockObserved* block) const {
     Assign(to->mutable_address(), from.row.address);
     to->set_amount_gwei(from.row.amount_gwei);
   }
+  block->set_excerpt(impl_->options.excerpt);
   *block->mutable_coverage() = impl_->CoverageOf(draft, *block);
 }
 
@@ -843,6 +844,7 @@ pb::Coverage BlockAssembler::Impl::CoverageOf(const Draft& draft,
     traces_known &= transaction.traced();
     statuses_known &= transaction.outcome() != pb::OUTCOME_UNKNOWN;
   }
+  coverage.set_transaction_count(static_cast<uint32_t>(block.transactions_size()));
   coverage.set_receipts(receipts_known);
   coverage.set_traces(traces_known);
   coverage.set_statuses(statuses_known);

@@ -140,15 +140,17 @@ Result<std::unique_ptr<TableReader>> TableReader::Open(const std::string& path) 
   if (head.starts_with(kByteOrderMark)) reader->begin_ = kByteOrderMark.size();
   head.remove_prefix(reader->begin_);
   const size_t first = head.find_first_not_of(" \t\r\n");
-  if (first == std::string_view::npos) {
+  // An export of a range without such rows: JSON lines have no header that would be left.
+  const bool no_rows = first == std::string_view::npos && path.find(".json") != std::string::npos;
+  if (first == std::string_view::npos && !no_rows) {
     return Invalid(path + ": the file is empty, without even a header line",
                    "export it again, or leave it out if there are no such rows");
   }
-  if (head[first] == '[') {
+  if (!no_rows && head[first] == '[') {
     return Invalid(path + ": is one JSON array, not JSON lines",
                    "write one object a line, for instance with `jq -c '.[]'`");
   }
-  if (head[first] == '{') {
+  if (no_rows || head[first] == '{') {
     reader->is_json_ = true;
     reader->json_ = std::make_unique<Json>();
   } else {
