@@ -78,8 +78,9 @@ Status Verify(const Context& context, const VerifyOptions& options) {
     for (const json& log : report["logs"]) {
       Print(Text(log["log"]) + ": " + core::WithThousands(log["events"].get<uint64_t>()) +
             " events in " + core::WithThousands(log["records"].get<uint64_t>()) +
-            " commits, intact; root " + Text(log["root"]) + "\n");
+            " commits, intact\n");
     }
+    Print("note this, and give it to --root later: " + Text(report["root"]) + "\n");
     if (report.contains("state_root")) {
       const json& state = report["state_root"];
       Print("state root of block " + Text(state["block_number"]) + " over " +
@@ -171,10 +172,11 @@ void AddVerify(CLI::App* app, Context* context) {
       "verify", "Check every log: checksums, positions, versions, and the Merkle roots");
   auto options = std::make_shared<VerifyOptions>();
   command->add_option("--root", options->root,
-                      "A root noted earlier, LOG@SIZE:0xHASH: the log must still begin with it");
+                      "Roots noted earlier, LOG@SIZE:0xHASH joined by ',': the logs must still begin so")
+      ->check(CheckRoot);
   command->add_flag("--state-root", options->state_root,
                     "Compute the chain's state root from the balances, compare with the header");
-  command->add_option("--at-block", options->at_block, "Block of --state-root");
+  command->add_option("--at-block", options->at_block, "Block of --state-root")->check(CheckBlock);
   command->add_option("--chain", options->chain, "Chain of --state-root");
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([=] { context->run = [=] { return Verify(*context, *options); }; });

@@ -41,17 +41,21 @@ std::string Target(const std::string& topic, uint32_t partitions) {
          (partitions > 0 ? "&partitions=" + std::to_string(partitions) : "");
 }
 
-// JSON lines as one JSON list; anything else as it is.
-std::string ListOf(const std::string& text) {
+// JSON as it is; JSON lines as one JSON list. Errors: kInvalid, naming the line.
+Result<std::string> ListOf(const std::string& text) {
   if (json::accept(text)) return text;
   std::istringstream in(text);
   std::string line, out;
-  while (std::getline(in, line)) {
+  for (size_t number = 1; std::getline(in, line); ++number) {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    if (!json::accept(line)) return text;  // the server says what is wrong with it
+    if (!json::accept(line)) {
+      return Invalid("line " + std::to_string(number) + " is not JSON",
+                     "give one CloudEvent, a list of them, or one a line");
+    }
     out += (out.empty() ? "[" : ",") + line;
   }
-  return out.empty() ? text : out + "]";
+  if (out.empty()) return Invalid("there is nothing to publish", "give a CloudEvent in JSON");
+  return out + "]";
 }
 
 Status Publish(const Context& context, const PublishOptions& options) {
@@ -73,7 +77,7 @@ Status Publish(const Context& context, const PublishOptions& options) {
       if (!in) return Invalid("--file: " + options.file + " cannot be opened", "check the path");
       text << in.rdbuf();
     }
-    body = ListOf(text.str());
+    LEAT_ASSIGN(body, ListOf(text.str()));
   }
   LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMayBeNew));
   LEAT_ASSIGN(const std::string answer,
@@ -164,8 +168,8 @@ void AddReplay(CLI::App* app, Context* context) {
   auto* command = app->add_subcommand("replay", "Read the log: one CloudEvent in JSON a line");
   auto options = std::make_shared<ReplayOptions>();
   command->add_option("--topic", options->topic, "One topic; all of them by default");
-  command->add_option("--from", options->from, "Position to begin with");
-  command->add_option("--to", options->to, "Position to end with");
+  command->add_option("--from", options->from, "Position to begin with")->check(CheckPosition);
+  command->add_option("--to", options->to, "Position to end with")->check(CheckPosition);
   command->add_option("--type", options->type, "Only this type; 'ledger.*' for all that begin so");
   command->add_option("--stream", options->stream,
                       "Only this stream; 'ledger-*' for a whole category");

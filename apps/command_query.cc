@@ -149,12 +149,16 @@ void AddQuery(CLI::App* app, Context* context) {
     command->add_option("--chain", options->chain, "Chain id (CAIP-2)");
     command->add_flag("--json", options->json, "Print JSON");
     if (moment) {
-      command->add_option("--at-block", options->at_block, "After this block: number or hash");
+      command->add_option("--at-block", options->at_block, "After this block: number or hash")
+          ->check(CheckBlock);
       command->add_option("--at-position", options->at_position,
-                          "As it was known at this position");
+                          "As it was known at this position")
+          ->check(CheckPosition);
       command->add_option("--at-time", options->at_time,
-                          "At this time: RFC 3339 or seconds since 1970");
-      command->add_option("--after", options->after, "Wait until this position is reflected");
+                          "At this time: RFC 3339 or seconds since 1970")
+          ->check(CheckTime);
+      command->add_option("--after", options->after, "Wait until this position is reflected")
+          ->check(CheckPosition);
     }
     return std::pair{command, options};
   };

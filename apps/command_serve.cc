@@ -83,9 +83,4 @@ void AddServe(CLI::App* app, Context* context) {
   command->callback([=] { context->run = [=] { return Serve(*context, *options); }; });
 }
 
-bool Print(std::string_view text) {
-  const bool good = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
-  return std::fflush(stdout) == 0 && good;
-}
-
 }  // namespace leat::apps

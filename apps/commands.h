@@ -32,7 +32,14 @@ void AddProject(CLI::App* app, Context* context);
 
 // "512MiB", "1GiB", "100000". Errors: kInvalid.
 Result<uint64_t> ParseBytes(const std::string& text);
-// Writes to standard output; false when nobody reads it any longer.
+// Writes to standard output; false when that failed, which PrintStatus then tells.
 bool Print(std::string_view text);
+// Errors: kExhausted when standard output could not take everything. A reader that has gone is no error.
+Status PrintStatus();
+// Flag values as the routes read them, so that a wrong one is a usage error: each returns "" or what is wrong.
+std::string CheckBlock(const std::string& text);
+std::string CheckTime(const std::string& text);
+std::string CheckPosition(const std::string& text);
+std::string CheckRoot(const std::string& text);
 
 }  // namespace leat::apps

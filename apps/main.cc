@@ -45,7 +45,9 @@ int main(int argc, char** argv) {
     return kUsageError;
   }
   leat::core::InitLog(verbose ? leat::core::LogLevel::kDebug : leat::core::LogLevel::kWarning);
-  if (auto status = context.run(); !status) {
+  auto status = context.run();
+  if (status) status = leat::apps::PrintStatus();
+  if (!status) {
     std::fprintf(stderr, "leat: error: %s\n", status.error().Text().c_str());
     return kOperatingError;
   }

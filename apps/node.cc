@@ -65,6 +65,12 @@ gateway::Services Node::services() {
   services.logs = {{"bus", &transport_->shared_log()},
                    {std::string(ingest::kChainBlocksTopic), ingest_shard_->log()},
                    {std::string(ledger::kLedgerEntriesTopic), &ledger_->log()}};
+  services.verify_files = [this]() -> Status {
+    LEAT_TRY(transport_->VerifyFiles());
+    LEAT_TRY(ingest_shard_->database().VerifyChecksums());
+    LEAT_TRY(ledger_->VerifyFiles());
+    return balances_->VerifyFiles();
+  };
   return services;
 }
 

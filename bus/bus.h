@@ -49,7 +49,7 @@ struct MessageBatch {
 };
 
 struct PollLimits {
-  size_t messages_max = 1024;
+  size_t messages_max = 1024;   // at least 1
   size_t bytes_max = 8u << 20;  // at least one message is given whatever its size
   std::chrono::milliseconds timeout{100};
 };

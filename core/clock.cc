@@ -2,6 +2,7 @@
 
 #include <openssl/rand.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -54,6 +55,7 @@ const Clock& SystemClock() {
 }
 
 std::string FormatTime(int64_t time_us) {
+  time_us = std::clamp(time_us, kTimeMinUs, kTimeMaxUs);
   int64_t seconds = time_us / kMicrosPerSecond;
   int64_t micros = time_us % kMicrosPerSecond;
   if (micros < 0) {
@@ -82,8 +84,7 @@ std::string FormatTime(int64_t time_us) {
 Result<int64_t> ParseTime(std::string_view text) {
   if (!text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos) {
     const auto seconds = ParseUint64(text);
-    constexpr uint64_t kSecondsMax = 253'402'300'799;  // the year 9999
-    if (!seconds || *seconds > kSecondsMax) return std::unexpected(NotATime(text));
+    if (!seconds || *seconds > kTimeMaxUs / kMicrosPerSecond) return std::unexpected(NotATime(text));
     return static_cast<int64_t>(*seconds) * kMicrosPerSecond;
   }
   std::string_view rest = text;
@@ -98,7 +99,9 @@ Result<int64_t> ParseTime(std::string_view text) {
   if (TakeChar(&rest, ".")) {
     int64_t scale = kMicrosPerSecond / 10;
     int digit;
-    if (rest.empty()) return std::unexpected(NotATime(text));
+    if (rest.empty() || rest.front() < '0' || rest.front() > '9') {
+      return std::unexpected(NotATime(text));
+    }
     while (TakeDigits(&rest, 1, &digit)) {
       micros += digit * scale;
       scale /= 10;
@@ -122,6 +125,10 @@ Result<int64_t> ParseTime(std::string_view text) {
   }
   const int64_t days = std::chrono::sys_days(date).time_since_epoch().count();
   const int64_t seconds = days * 86'400 + hour * 3'600 + minute * 60 + second - offset_s;
+  // An offset may carry it out of the years that can be written.
+  if (seconds < kTimeMinUs / kMicrosPerSecond || seconds > kTimeMaxUs / kMicrosPerSecond) {
+    return std::unexpected(NotATime(text));
+  }
   return seconds * kMicrosPerSecond + micros;
 }
 

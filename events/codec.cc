@@ -172,7 +172,7 @@ void AppendMessage(const Message& message, std::string* out) {
 }
 
 std::unexpected<Error> BadField(const std::string& path, std::string_view what,
-                                std::string_view remedy = {}) {
+                                std::string_view remedy = "see the .proto of this type") {
   return Invalid("data." + path + ": " + std::string(what), std::string(remedy));
 }
 
@@ -260,6 +260,12 @@ Status ParseValue(const FieldDescriptor* field, const json& value, const std::st
                : r->SetBool(message, field, value.get<bool>());
       break;
     case FieldDescriptor::CPPTYPE_ENUM: {
+      if (value.is_number_integer()) {  // of a newer version, whose name is not known here
+        LEAT_ASSIGN(const auto number, ParseInteger<int32_t>(value, path));
+        repeated ? r->AddEnumValue(message, field, number)
+                 : r->SetEnumValue(message, field, number);
+        break;
+      }
       const auto* found = value.is_string()
                               ? field->enum_type()->FindValueByName(value.get<std::string>())
                               : nullptr;
@@ -306,7 +312,11 @@ Status ParseMessage(const json& object, const std::string& path, int depth, Mess
     if (field == nullptr) field = descriptor->FindFieldByCamelcaseName(name);
     const std::string at = path + name;
     if (field == nullptr) {
-      return BadField(at, "is not a field of " + descriptor->full_name());
+      std::string fields;
+      for (int i = 0; i < descriptor->field_count(); ++i) {
+        fields += (i > 0 ? ", " : "its fields are ") + descriptor->field(i)->name();
+      }
+      return BadField(at, "is not a field of " + descriptor->full_name(), fields);
     }
     if (value.is_null()) continue;
     if (!field->is_repeated()) {
@@ -378,7 +388,9 @@ Result<std::string> DataFromDom(std::string_view type, const json& object) {
 
 Result<json> ParseJson(std::string_view text, std::string_view what) {
   json dom = json::parse(text, nullptr, false);
-  if (dom.is_discarded()) return Invalid(std::string(what) + " is not JSON");
+  if (dom.is_discarded()) {
+    return Invalid(std::string(what) + " is not JSON", "check its quotes and braces");
+  }
   return dom;
 }
 
@@ -404,6 +416,15 @@ bool IsKnownAttribute(std::string_view name) {
     if (name == known) return true;
   }
   return false;
+}
+
+// "application/json", whatever its parameters.
+bool IsJsonType(std::string_view content_type) {
+  std::string media_type(content_type.substr(0, content_type.find_first_of("; ")));
+  for (char& c : media_type) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return media_type == kJsonContentType;
 }
 
 Result<Event> EventFromDom(const json& object) {
@@ -456,7 +477,16 @@ Result<Event> EventFromDom(const json& object) {
     if (!base64->is_string() || !DecodeBase64(base64->get_ref<const std::string&>(), &data)) {
       return Invalid("data_base64: is not base64");
     }
+    if (IsJsonType(content_type)) {
+      LEAT_ASSIGN(data, DataFromJson(type, data));
+    } else {
+      view.datacontenttype = content_type;
+    }
   } else if (plain != object.end()) {
+    if (!content_type.empty() && !IsJsonType(content_type)) {
+      return Invalid("datacontenttype: \"" + content_type.substr(0, 64) + "\" is not that of JSON data",
+                     "leave it out, or send the bytes as data_base64");
+    }
     LEAT_ASSIGN(data, DataFromDom(type, *plain));
   }
   view.data = data;
@@ -477,6 +507,7 @@ Result<Event> EventFromDom(const json& object) {
     extensions.emplace_back(name, value.is_string() ? value.get<std::string>() : value.dump());
   }
   for (const auto& [name, value] : extensions) view.extensions.emplace_back(name, value);
+  LEAT_TRY(CheckLimits(view));
   return Event(view);
 }
 
@@ -536,6 +567,11 @@ std::string EventToJson(const EventView& event, std::string_view position) {
   for (const auto& [name, value] : event.extensions) put(name, value);
   if (data) {
     out += ",\"data\":" + *data;
+  } else if (const json dom = IsJsonType(event.datacontenttype)
+                                 ? json::parse(event.data, nullptr, false)
+                                 : json(json::value_t::discarded);
+             !dom.is_discarded()) {
+    out += ",\"data\":" + dom.dump();
   } else if (!event.data.empty()) {
     out += ",\"data_base64\":\"";
     AppendBase64(event.data, &out);

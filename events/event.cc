@@ -1,6 +1,7 @@
 #include "events/event.h"
 
 #include "core/bytes.h"
+#include "core/clock.h"
 #include "events/wire.h"
 
 namespace leat::events {
@@ -13,6 +14,8 @@ enum Field : uint32_t {
   kCausationId = 12, kTraceParent = 13, kExtensions = 14, kData = 15,
 };
 enum CauseField : uint32_t { kTopic = 1, kPartition = 2, kOffset = 3, kN = 4, kM = 5 };
+constexpr size_t kExtensionNameBytesMax = 64;
+
 void PutBytes(uint32_t field, std::string_view value, std::string* out) {
   if (value.empty()) return;
   core::AppendVarint(field << 3 | kWireLengthDelimited, out);
@@ -37,6 +40,8 @@ bool DecodeCause(std::string_view bytes, Cause* cause) {
   WireField field;
   while (!reader.Empty()) {
     if (!TakeField(&reader, &field)) return false;
+    // As in Protobuf, a known number with another wire type is an unknown field.
+    if (field.wire_type != (field.field == kTopic ? kWireLengthDelimited : kWireVarint)) continue;
     switch (field.field) {
       case kTopic: cause->topic = field.bytes; break;
       case kPartition: cause->partition = static_cast<uint32_t>(field.number); break;
@@ -54,8 +59,10 @@ bool DecodeExtension(std::string_view bytes, EventView* event) {
   WireField field;
   std::pair<std::string_view, std::string_view> entry;
   while (!reader.Empty()) {
-    if (!TakeField(&reader, &field) || field.wire_type != kWireLengthDelimited) return false;
-    (field.field == 1 ? entry.first : entry.second) = field.bytes;
+    if (!TakeField(&reader, &field)) return false;
+    if (field.wire_type != kWireLengthDelimited) continue;
+    if (field.field == 1) entry.first = field.bytes;
+    if (field.field == 2) entry.second = field.bytes;
   }
   if (event->extensions.size() >= kExtensionsMax) return false;
   event->extensions.push_back(entry);
@@ -94,6 +101,50 @@ Event::Event(const EventView& view) : view_(view) {
     text_.insert(text_.end(), text.begin(), text.end());
     text = {text_.data() + start, text.size()};
   });
+}
+
+Status CheckLimits(const EventView& event) {
+  const std::pair<std::string_view, std::string_view> attributes[] = {
+      {"type", event.type},
+      {"id", event.id},
+      {"source", event.source},
+      {"subject", event.subject},
+      {"partitionkey", event.partitionkey},
+      {"datacontenttype", event.datacontenttype},
+      {"dataschema", event.dataschema},
+      {"correlationid", event.correlationid},
+      {"causationid", event.causationid},
+      {"traceparent", event.traceparent},
+      {"cause", event.cause ? event.cause->topic : std::string_view()},
+  };
+  const auto too_long = [](std::string_view name, std::string_view value) -> Status {
+    if (value.size() <= kAttributeBytesMax) return {};
+    return Invalid(std::string(name) + ": is " + std::to_string(value.size()) + " bytes long",
+                   "at most " + std::to_string(kAttributeBytesMax));
+  };
+  for (const auto& [name, value] : attributes) LEAT_TRY(too_long(name, value));
+  if (event.extensions.size() > kExtensionsMax) {
+    return Invalid("extensions: there are " + std::to_string(event.extensions.size()),
+                   "at most " + std::to_string(kExtensionsMax));
+  }
+  for (const auto& [name, value] : event.extensions) {
+    if (name.empty() || name.size() > kExtensionNameBytesMax ||
+        name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789") !=
+            std::string_view::npos) {
+      return Invalid(std::string(name.substr(0, kExtensionNameBytesMax)) +
+                         ": is not a CloudEvents attribute",
+                     "extension names are 1 to 64 lower-case letters and digits");
+    }
+    LEAT_TRY(too_long(name, value));
+  }
+  if (event.time_us < core::kTimeMinUs || event.time_us > core::kTimeMaxUs) {
+    return Invalid("time: is not in the years 0 to 9999", "give microseconds since 1970");
+  }
+  if (event.data.size() > kDataBytesMax) {
+    return Invalid("data: is " + std::to_string(event.data.size()) + " bytes long",
+                   "at most " + std::to_string(kDataBytesMax));
+  }
+  return {};
 }
 
 std::string EventId(const EventView& event) {
@@ -145,11 +196,15 @@ Result<EventView> DecodeEvent(std::string_view bytes) {
   WireField field;
   while (!reader.Empty()) {
     bool good = TakeField(&reader, &field);
-    if (good) {
+    const bool is_number = field.field == kTimeUs || field.field == kStreamVersion;
+    if (good && field.wire_type == (is_number ? kWireVarint : kWireLengthDelimited)) {
       switch (field.field) {
         case kType: event.type = field.bytes; break;
         case kTimeUs: event.time_us = UnZigZag(field.number); break;
-        case kCause: good = DecodeCause(field.bytes, &event.cause.emplace()); break;
+        case kCause: 
+          if (!event.cause) event.cause.emplace();
+          good = DecodeCause(field.bytes, &*event.cause);
+          break;
         case kId: event.id = field.bytes; break;
         case kSource: event.source = field.bytes; break;
         case kSubject: event.subject = field.bytes; break;

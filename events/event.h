@@ -66,6 +66,10 @@ class Event {
   EventView view_;
 };
 
+// What every store and publisher asks before it takes an event: the limits above, a time that can be written, and
+// extension names of 1 to 64 lower-case letters and digits. Errors: kInvalid, naming the attribute.
+Status CheckLimits(const EventView& event);
+
 // The id attribute: as given, or for a decided event "<topic>/<partition>@<offset>#<n>" of its cause, so that deciding
 // again gives the same one.
 std::string EventId(const EventView& event);

@@ -15,7 +15,7 @@ enum WireType : uint32_t {
   kWireFixed32 = 5,
 };
 
-// One field: `number` or `bytes` is set, as its wire type says.
+// One field: `number` or `bytes` is set, as its wire type says, and the other is empty.
 struct WireField {
   uint32_t field = 0;
   uint32_t wire_type = 0;
@@ -27,6 +27,8 @@ struct WireField {
 inline bool TakeField(core::ByteReader* reader, WireField* out) {
   uint64_t tag;
   if (!reader->TakeVarint(&tag) || tag >> 3 == 0 || tag >> 32 != 0) return false;
+  out->number = 0;
+  out->bytes = {};
   out->field = static_cast<uint32_t>(tag >> 3);
   out->wire_type = static_cast<uint32_t>(tag & 7);
   switch (out->wire_type) {

@@ -1,7 +1,6 @@
 #include "eventstore/data_folder.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -26,11 +25,13 @@ std::string ReadAll(const std::string& path) {
 
 Status WriteAll(const std::string& path, const std::string& text, mode_t mode) {
   const std::string temporary = path + ".tmp";
+  errno = 0;
   const int file = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
   bool good = file >= 0;
   if (good) {
-    good = write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
-           fsync(file) == 0;
+    const ssize_t written = write(file, text.data(), text.size());
+    if (written >= 0 && written < static_cast<ssize_t>(text.size())) errno = ENOSPC;
+    good = written == static_cast<ssize_t>(text.size()) && fsync(file) == 0;
     good = close(file) == 0 && good;
   }
   good = good && rename(temporary.c_str(), path.c_str()) == 0;
@@ -40,6 +41,14 @@ Status WriteAll(const std::string& path, const std::string& text, mode_t mode) {
                 "name a folder that can be written and has room");
   }
   return {};
+}
+
+// A lock of the open file, not of the process: released when the file is closed, also by a crash.
+struct flock WholeFile() {
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  return lock;
 }
 
 // The text of a field in the flat JSON that WriteServerAddress writes; empty when it is not there.
@@ -74,10 +83,13 @@ Result<std::unique_ptr<DataFolder>> DataFolder::Lock(const std::string& path) {
                 lock_path + ": " + std::strerror(errno),
                 "name a folder that can be written with --data");
   }
-  if (flock(folder->lock_, LOCK_EX | LOCK_NB) != 0) {
+  struct flock whole = WholeFile();
+  if (fcntl(folder->lock_, F_OFD_SETLK, &whole) != 0) {
     return Fail(ErrorClass::kConflict, "data folder " + path + " is in use by another process",
                 "stop that process, or name another folder with --data");
   }
+  // A server that was killed left its address; whoever holds the folder now is not that server.
+  unlink(folder->Sub("server.json").c_str());
   const std::string format_path = folder->Sub("format");
   if (std::filesystem::exists(format_path)) {
     const std::string text = FieldOf(ReadAll(format_path), "format");
@@ -120,8 +132,10 @@ Result<std::optional<ServerAddress>> FindServer(const std::string& path) {
   const std::string lock_path = path + "/lock";
   const int lock = open(lock_path.c_str(), O_RDWR | O_CLOEXEC);
   if (lock < 0) return std::nullopt;
-  const bool free = flock(lock, LOCK_EX | LOCK_NB) == 0;
-  close(lock);  // releases it, too
+  // Asks and does not take, so that two who look at once do not see each other.
+  struct flock whole = WholeFile();
+  const bool free = fcntl(lock, F_OFD_GETLK, &whole) == 0 && whole.l_type == F_UNLCK;
+  close(lock);
   if (free) return std::nullopt;
   const std::string text = ReadAll(path + "/server.json");
   ServerAddress address;

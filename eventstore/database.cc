@@ -29,7 +29,9 @@ std::unexpected<Error> ToError(const rocksdb::Status& status, const std::string&
   if (status.IsCorruption()) {
     return Fail(ErrorClass::kCorrupt, message, "restore from a backup, or rebuild from the topic");
   }
-  if (status.IsIOError() && message.find("lock") != std::string::npos) {
+  const std::string reason = status.ToString();  // not `what`: a path may say "blocks"
+  if (status.IsIOError() && (reason.find("While lock file") != std::string::npos ||
+                             reason.find("lock hold by current process") != std::string::npos)) {
     return Fail(ErrorClass::kConflict, message, "stop the process that holds it");
   }
   if (status.IsInvalidArgument() && message.find("does not exist") != std::string::npos) {
@@ -142,13 +144,16 @@ class RocksDatabase final : public Database {
     db_->Close();
   }
 
-  Status Open(bool create) {
+  Status Open(bool create, bool strict_recovery) {
     rocksdb::DBOptions options;
     options.create_if_missing = create;
     options.create_missing_column_families = true;
     options.max_background_jobs = 2;
     options.write_buffer_manager = resources_->write_buffers;
     options.max_total_wal_size = 512u << 20;
+    options.wal_recovery_mode = strict_recovery
+                                    ? rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords
+                                    : rocksdb::WALRecoveryMode::kPointInTimeRecovery;
     options.keep_log_file_num = 2;
     options.bytes_per_sync = 1u << 20;
     options.enable_pipelined_write = false;
@@ -193,6 +198,13 @@ class RocksDatabase final : public Database {
   }
 
   Result<std::unique_ptr<SortedRun>> NewSortedRun(Family family) override;
+
+  Status VerifyChecksums() const override {
+    if (const auto status = db_->VerifyChecksum(); !status.ok()) {
+      return ToError(status, "checking " + path_);
+    }
+    return {};
+  }
 
   Status Flush() override {
     rocksdb::FlushOptions options;
@@ -327,7 +339,7 @@ Result<std::unique_ptr<Database>> Database::Open(const DatabaseOptions& options)
       options.path, options.resources
                         ? std::static_pointer_cast<RocksResources>(options.resources)
                         : defaults);
-  LEAT_TRY(database->Open(options.create));
+  LEAT_TRY(database->Open(options.create, options.strict_recovery));
   return database;
 }
 

@@ -79,6 +79,9 @@ class Resources {
 struct DatabaseOptions {
   std::string path;
   bool create = true;
+  // What to do with a damaged record in the middle of the write-ahead log: true refuses to open, so that nothing that was
+  // acknowledged is lost in silence; false goes back to the state before it, which a projection can do.
+  bool strict_recovery = true;
   std::shared_ptr<Resources> resources;  // null: the process-wide default of 256 MiB and 512 MiB
 };
 
@@ -113,6 +116,8 @@ class Database {
   };
   virtual Result<std::unique_ptr<SortedRun>> NewSortedRun(Family family) = 0;
 
+  // Reads every file and checks its blocks. Errors: kCorrupt.
+  virtual Status VerifyChecksums() const = 0;
   // Writes all that is in memory to files.
   virtual Status Flush() = 0;
   virtual uint64_t ApproximateBytes() const = 0;

@@ -1,6 +1,8 @@
 #include "eventstore/event_store.h"
 
 #include <future>
+#include <set>
+#include <unordered_map>
 
 #include "core/bytes.h"
 #include "core/hash.h"
@@ -9,17 +11,24 @@ namespace leat::eventstore {
 namespace {
 
 constexpr size_t kQueueBytesMax = 64u << 20;
+constexpr size_t kEventOverheadBytes = 256;  // of a queued event besides its data, about
 
 std::string KeyRow(const Append& append) { return append.stream + '\0' + append.idempotency_key; }
 
-// What makes two appends the same: everything but ids and times, which a retry makes anew.
+// What makes two appends the same: everything but ids, times and traces, which a retry makes anew.
 Hash ContentHash(const Append& append) {
   std::string content;
   for (const events::Event& event : append.events) {
     core::AppendString(event.view().type, &content);
     core::AppendString(event.view().subject, &content);
+    core::AppendString(event.view().partitionkey, &content);
     core::AppendString(event.view().datacontenttype, &content);
     core::AppendString(event.view().data, &content);
+    core::AppendVarint(event.view().extensions.size(), &content);
+    for (const auto& [name, value] : event.view().extensions) {
+      core::AppendString(name, &content);
+      core::AppendString(value, &content);
+    }
   }
   return core::Sha256(content);
 }
@@ -41,7 +50,9 @@ bool UnpackKey(std::string_view bytes, std::string_view* content, Appended* appe
 size_t BytesOf(const std::vector<Append>& appends) {
   size_t bytes = 0;
   for (const Append& append : appends) {
-    for (const events::Event& event : append.events) bytes += event.view().data.size() + 256;
+    for (const events::Event& event : append.events) {
+      bytes += event.view().data.size() + kEventOverheadBytes;
+    }
   }
   return bytes;
 }
@@ -125,6 +136,12 @@ void EventStore::Commit(std::vector<Request>* requests) {
       results.push_back(Stage(request, &batch));
     }
   }
+  if (!failed_) {
+    // Nothing of this commit is written, whatever was staged of it before.
+    for (auto& result : results) {
+      if (result) result = std::unexpected(failed_.error());
+    }
+  }
   if (failed_ && log_->NextPosition() != before) {
     log_->Seal(&batch);
     if (auto status = database_->Write(batch, true); status) {
@@ -144,6 +161,7 @@ Result<std::vector<Appended>> EventStore::Stage(const Request& request, Batch* b
   std::vector<Appended> out(request.appends.size());
   std::vector<std::string> key_values(request.appends.size());
   std::unordered_map<std::string_view, uint64_t> versions;
+  std::set<std::string> keys;
   size_t repeated = 0;
   for (size_t i = 0; i < request.appends.size(); ++i) {
     const Append& append = request.appends[i];
@@ -157,8 +175,14 @@ Result<std::vector<Appended>> EventStore::Stage(const Request& request, Batch* b
       return Invalid("\"" + append.stream.substr(0, 64) + "\" is not a stream name",
                      "1 to " + std::to_string(kStreamBytesMax) + " bytes, none of them zero");
     }
+    for (const events::Event& event : append.events) LEAT_TRY(events::CheckLimits(event.view()));
     if (!append.idempotency_key.empty()) {
       const std::string row = KeyRow(append);
+      if (!keys.insert(row).second) {
+        return Invalid("idempotency key \"" + append.idempotency_key + "\" of stream " +
+                           append.stream + " stands twice in one append",
+                       "give each its own");
+      }
       std::string stored;
       bool found = false;
       if (const auto staged = staged_keys_.find(row); staged != staged_keys_.end()) {

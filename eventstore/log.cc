@@ -11,9 +11,14 @@ namespace {
 
 constexpr uint8_t kRecordVersion = 1;
 constexpr uint8_t kFlagContinues = 1;  // the next record is of the same commit
+constexpr uint8_t kFlagWhole = 2;      // envelopes are complete: nothing is filled in from their entries
+constexpr uint8_t kFlagsKnown = kFlagContinues | kFlagWhole;
 constexpr uint8_t kEntryEvent = 0;
 constexpr uint8_t kEntryPurged = 1;
-constexpr size_t kFixedHeaderBytes = 1 + 1 + 8;
+// Version, checksum of all that follows it, flags.
+constexpr size_t kChecksumAt = 1;
+constexpr size_t kFlagsAt = kChecksumAt + 8;
+constexpr size_t kFixedHeaderBytes = kFlagsAt + 1;
 
 constexpr std::string_view kIdentityKey = "log/identity";
 constexpr std::string_view kTreeKey = "log/tree";
@@ -47,8 +52,7 @@ Result<RecordHeader> ParseRecord(uint64_t first, std::string_view bytes) {
   uint8_t version;
   RecordHeader header;
   uint64_t checksum, time;
-  if (!reader.TakeByte(&version) || !reader.TakeByte(&header.flags) ||
-      !reader.TakeBigEndian64(&checksum)) {
+  if (!reader.TakeByte(&version) || !reader.TakeBigEndian64(&checksum)) {
     return BadRecord(first, "is cut short");
   }
   if (version != kRecordVersion) {
@@ -59,15 +63,30 @@ Result<RecordHeader> ParseRecord(uint64_t first, std::string_view bytes) {
   }
   if (core::Checksum64(reader.Rest()) != checksum) return BadRecord(first, "has a wrong checksum");
   std::string_view root;
-  if (!reader.TakeVarint(&header.count) || !reader.TakeVarint(&time) ||
-      !reader.TakeVarint(&header.tree_size) || !reader.TakeBytes(Hash::kSize, &root) ||
+  if (!reader.TakeByte(&header.flags) || !reader.TakeVarint(&header.count) ||
+      !reader.TakeVarint(&time) || !reader.TakeVarint(&header.tree_size) ||
+      !reader.TakeBytes(Hash::kSize, &root) ||
       !reader.TakeString(&header.source) || header.tree_size != first + header.count) {
     return BadRecord(first, "has a bad header");
+  }
+  if ((header.flags & ~kFlagsKnown) != 0) {
+    return Fail(ErrorClass::kUnsupported,
+                "log record at position " + std::to_string(first) + " has flags of a newer format",
+                "use a newer leat");
   }
   header.commit_time_us = static_cast<int64_t>(time);
   header.root = Hash::From(root);
   header.entries = reader.Rest();
   return header;
+}
+
+// The position in a record's key.
+Result<uint64_t> FirstOf(const Iterator& iterator) {
+  if (iterator.key().size() != sizeof(uint64_t)) {
+    return Fail(ErrorClass::kCorrupt, "the log holds a row that is no record",
+                "restore the data folder from a backup");
+  }
+  return core::LoadBigEndian64(iterator.key().data());
 }
 
 bool ParseEntry(std::string_view entry, LogEvent* event) {
@@ -93,6 +112,7 @@ Hash LeafOf(std::string_view entry, const LogEvent& event) {
 
 Result<events::EventView> LogEvent::Decode() const {
   LEAT_ASSIGN(events::EventView event, events::DecodeEvent(envelope));
+  if (whole) return event;
   if (event.source.empty()) event.source = source;
   if (event.subject.empty()) {
     event.subject = stream;
@@ -128,6 +148,13 @@ Status Log::Recover() {
     }
     incarnation_ = static_cast<uint32_t>(incarnation);
   } else {
+    const auto records = database_->NewIterator(Family::kLog);
+    records->SeekToFirst();
+    LEAT_TRY(records->status());
+    if (records->Valid()) {
+      return Fail(ErrorClass::kCorrupt, "the log has records and no identity",
+                  "restore the data folder from a backup");
+    }
     const Hash random = core::Sha256(core::NewUuid());
     incarnation_ = core::LoadBigEndian32(random.View().data()) | 1;  // never 0, which is unknown
     std::string identity(1, static_cast<char>(kRecordVersion));
@@ -142,8 +169,9 @@ Status Log::Recover() {
   iterator->SeekToLast();
   LEAT_TRY(iterator->status());
   if (iterator->Valid()) {
-    const uint64_t first = core::LoadBigEndian64(iterator->key().data());
+    LEAT_ASSIGN(const uint64_t first, FirstOf(*iterator));
     LEAT_ASSIGN(const RecordHeader header, ParseRecord(first, iterator->value()));
+    if ((header.flags & kFlagContinues) != 0) return BadRecord(first, "should end its commit");
     size = header.tree_size;
     published_root_ = header.root;
     last_commit_time_us_ = header.commit_time_us;
@@ -185,9 +213,13 @@ Status Log::Recover() {
       index_->Add(event.stream, event.version, event.position);
     }
     constexpr uint64_t kPublishEvery = 65'536;
-    if (event.position % kPublishEvery == 0) index_->Publish();
+    if (event.position % kPublishEvery == 0) {
+      index_->Publish();
+      index_->Seal();
+    }
   }
   index_->Publish();
+  index_->Seal();
   if (frontier_.Root() != published_root_) {
     return Fail(ErrorClass::kCorrupt, "the log's last root does not match its entries",
                 "run `leat verify`, and restore the data folder from a backup");
@@ -207,8 +239,8 @@ Result<uint64_t> Log::Add(std::string_view stream, const events::EventView& even
   scratch_.push_back(static_cast<char>(kEntryEvent));
   core::AppendString(stream, &scratch_);
   core::AppendVarint(version + 1, &scratch_);
-  const bool own_subject = event.subject == stream;
-  const bool own_source = event.source == options_.source;
+  const bool own_subject = !options_.whole && event.subject == stream;
+  const bool own_source = !options_.whole && event.source == options_.source;
   if (own_subject || own_source) {
     events::EventView stored = event;
     if (own_subject) {
@@ -242,11 +274,11 @@ void Log::CutRecord(bool continues) {
   core::AppendString(options_.source, &body);
   body.append(entries_);
   body[0] = static_cast<char>(kRecordVersion);
-  body[1] = static_cast<char>(continues ? kFlagContinues : 0);
+  body[kFlagsAt] = static_cast<char>((continues ? kFlagContinues : 0) |
+                                     (options_.whole ? kFlagWhole : 0));
   std::string checksum;
-  core::AppendBigEndian64(core::Checksum64(std::string_view(body).substr(kFixedHeaderBytes)),
-                          &checksum);
-  body.replace(2, 8, checksum);
+  core::AppendBigEndian64(core::Checksum64(std::string_view(body).substr(kFlagsAt)), &checksum);
+  body.replace(kChecksumAt, checksum.size(), checksum);
   cut_.push_back({record_first_, next_position_ - record_first_,
                   std::make_shared<const std::string>(std::move(body))});
   cut_bytes_ += entries_.size();
@@ -267,9 +299,10 @@ void Log::Seal(Batch* batch) {
 
 void Log::Publish() {
   if (cut_.empty()) return;
-  index_->Publish();
   bool wake;
   {
+    std::lock_guard publishing(publishing_);
+    index_->Publish();
     std::lock_guard lock(mutex_);
     for (RecentRecord& record : cut_) {
       recent_bytes_ += record.bytes->size();
@@ -286,6 +319,7 @@ void Log::Publish() {
   cut_.clear();
   cut_bytes_ = 0;
   if (wake) grown_.notify_all();
+  index_->Seal();
 }
 
 bool Log::WaitFor(uint64_t position, std::chrono::milliseconds timeout) const {
@@ -324,7 +358,6 @@ std::shared_ptr<const std::string> Log::RecentAt(uint64_t position) const {
 
 Status LogCursor::Load(uint64_t position) {
   std::shared_ptr<const std::string> bytes = log_->RecentAt(position);
-  uint64_t first = 0;
   if (bytes == nullptr) {
     // Far behind: an iterator, kept from record to record.
     const std::string key = PositionKey(position);
@@ -337,20 +370,19 @@ Status LogCursor::Load(uint64_t position) {
       LEAT_TRY(iterator_->status());
       if (!iterator_->Valid()) return BadRecord(position, "is not there");
     }
-    first = core::LoadBigEndian64(iterator_->key().data());
     bytes = std::make_shared<const std::string>(iterator_->value());
     iterator_->Next();
   } else {
     iterator_.reset();
   }
-  // A recent record does not say where it begins, but how far the log reaches after it.
+  // A record does not say where it begins, but how far the log reaches after it.
   core::ByteReader reader(std::string_view(*bytes).substr(
       std::min(bytes->size(), kFixedHeaderBytes)));
   uint64_t count = 0, time = 0, tree_size = 0;
   if (!reader.TakeVarint(&count) || !reader.TakeVarint(&time) || !reader.TakeVarint(&tree_size)) {
     return BadRecord(position, "is cut short");
   }
-  first = tree_size - count;
+  const uint64_t first = tree_size - count;
   LEAT_ASSIGN(const RecordHeader header, ParseRecord(first, *bytes));
   if (position < first || position >= header.tree_size) {
     return BadRecord(position, "is missing");
@@ -367,6 +399,7 @@ Status LogCursor::Load(uint64_t position) {
   first_ = first;
   count_ = header.count;
   commit_time_us_ = header.commit_time_us;
+  whole_ = (header.flags & kFlagWhole) != 0;
   source_ = header.source;
   return {};
 }
@@ -380,6 +413,7 @@ Result<bool> LogCursor::Next(LogEvent* event) {
   event->position = position_;
   event->commit_time_us = commit_time_us_;
   event->source = source_;
+  event->whole = whole_;
   if (!ParseEntry(std::string_view(*record_).substr(at.offset, at.size), event)) {
     return BadRecord(position_, "has a bad entry");
   }
@@ -422,9 +456,10 @@ Result<VerifyReport> Log::Verify(const NotedRoot* noted,
   options.scan = true;
   const auto iterator = database_->NewIterator(Family::kLog, options);
   bool in_commit = false;
+  bool any_purged = false;
   for (iterator->SeekToFirst(); iterator->Valid() && tree.size() < size_at_start;
        iterator->Next()) {
-    const uint64_t first = core::LoadBigEndian64(iterator->key().data());
+    LEAT_ASSIGN(const uint64_t first, FirstOf(*iterator));
     if (first != tree.size()) return BadRecord(tree.size(), "is missing");
     LEAT_ASSIGN(const RecordHeader header, ParseRecord(first, iterator->value()));
     core::ByteReader entries(header.entries);
@@ -434,10 +469,14 @@ Result<VerifyReport> Log::Verify(const NotedRoot* noted,
       if (!entries.TakeString(&entry) || !ParseEntry(entry, &event)) {
         return BadRecord(first, "has bad entries");
       }
+      any_purged |= event.purged;
       if (!event.purged) {
         uint64_t& version = versions[std::string(event.stream)];
         // Purged events do not name their stream, so a version may be skipped, but never repeated.
         if (event.version <= version) return BadRecord(first + i, "repeats a stream version");
+        if (event.version != version + 1 && !any_purged) {
+          return BadRecord(first + i, "leaves out a stream version");
+        }
         version = event.version;
         LEAT_TRY(event.Decode());
       }

@@ -36,13 +36,17 @@ struct LogEvent {
   std::string_view source;     // of the log, where the envelope has none
   std::string_view envelope;   // binary form, without what the entry says already
   bool purged = false;         // only the leaf hash is left, in `envelope`
+  bool whole = false;          // the envelope is complete as it stands: see LogOptions::whole
 
-  // The whole event: attributes that are known from the entry are filled in.
+  // The whole event: attributes that are known from the entry are filled in, unless `whole`.
   Result<events::EventView> Decode() const;
 };
 
 struct LogOptions {
   std::string source;  // the CloudEvents source of events that have none; empty in a log of foreign events
+  // Events are stored and given back exactly as they came: an event without a subject stays without one, and nothing is
+  // left out. For a log of events that are not about its own streams, such as the bus.
+  bool whole = false;
   uint64_t index_run_events = 262'144;
   const core::Clock* clock = &core::SystemClock();
 };
@@ -94,14 +98,14 @@ class Log {
   // Positions of a stream's events from a version (1: the first) on, ascending.
   Result<std::vector<uint64_t>> StreamPositions(std::string_view stream, uint64_t from_version,
                                                 size_t count_max) const {
-    return index_->Forward(stream, from_version, count_max);
+    return Visible(index_->Forward(stream, from_version, count_max));
   }
   Result<uint64_t> PublishedVersion(std::string_view stream) const {
-    return index_->PublishedVersion(stream);
+    return Visible(index_->PublishedVersion(stream));
   }
   Result<std::vector<StreamInfo>> ListStreams(std::string_view prefix, std::string_view after,
                                               size_t count_max) const {
-    return index_->List(prefix, after, count_max);
+    return Visible(index_->List(prefix, after, count_max));
   }
 
   // Reads everything and checks checksums, positions, stream versions and every root. `noted`: a root noted outside at
@@ -125,6 +129,12 @@ class Log {
   Status Recover();
   void CutRecord(bool continues);
   std::shared_ptr<const std::string> RecentAt(uint64_t position) const;
+  // What the index told may be of a commit that is being published: size() covers it when this returns.
+  template <typename T>
+  T Visible(T told) const {
+    std::lock_guard lock(publishing_);
+    return told;
+  }
 
   Database* const database_;
   const LogOptions options_;
@@ -142,6 +152,7 @@ class Log {
   uint64_t checkpoint_size_ = 0;
   int64_t last_commit_time_us_ = 0;
 
+  mutable std::mutex publishing_;  // held while the index and size_ grow together
   mutable std::mutex mutex_;
   mutable std::condition_variable grown_;
   mutable int waiters_ = 0;           // guarded by mutex_
@@ -180,6 +191,7 @@ class LogCursor {
   uint64_t first_ = 0;   // of record_
   uint64_t count_ = 0;
   int64_t commit_time_us_ = 0;
+  bool whole_ = false;
   std::string_view source_;
   std::vector<Entry> entries_;
   std::unique_ptr<Iterator> iterator_;

@@ -86,7 +86,7 @@ void StreamIndex::Add(std::string_view stream, uint64_t version, uint64_t positi
 }
 
 void StreamIndex::Publish() {
-  std::unique_lock lock(mutex_);
+  std::lock_guard lock(mutex_);
   for (Added& added : added_) {
     Tail& tail = active_->streams[std::move(added.stream)];
     if (tail.positions.empty()) tail.first_version = added.version;
@@ -96,6 +96,10 @@ void StreamIndex::Publish() {
   }
   added_.clear();
   if (heads_.size() > kHeadsMax) heads_.clear();
+}
+
+void StreamIndex::Seal() {
+  std::unique_lock lock(mutex_);
   if (active_->events >= run_events_) {
     if (sealed_ != nullptr && active_->events >= run_events_ * kActiveRunsMax) {
       changed_.wait(lock, [this] { return sealed_ == nullptr || !failed_; });

@@ -39,6 +39,8 @@ class StreamIndex {
   void Add(std::string_view stream, uint64_t version, uint64_t position);
   // Writer: what was added becomes visible.
   void Publish();
+  // Writer, after Publish: hands a full run to the indexer, and waits for it when it is far behind.
+  void Seal();
 
   // Positions of up to `count_max` events with version >= from_version, ascending.
   Result<std::vector<uint64_t>> Forward(std::string_view stream, uint64_t from_version,

@@ -293,6 +293,27 @@ std::string PercentEncode(std::string_view text) {
   return out;
 }
 
+Result<std::map<std::string, eventstore::Log::NotedRoot>> ParseNotedRoots(std::string_view text) {
+  std::map<std::string, eventstore::Log::NotedRoot> noted;
+  while (!text.empty()) {
+    const std::string_view one = text.substr(0, text.find(','));
+    text.remove_prefix(std::min(text.size(), one.size() + 1));
+    const size_t at = one.find('@');
+    const size_t colon = at == std::string_view::npos ? at : one.find(':', at);
+    if (colon != std::string_view::npos) {
+      const auto size = core::ParseUint64(one.substr(at + 1, colon - at - 1));
+      const auto hash = core::ParseHash(one.substr(colon + 1));
+      if (size && hash) {
+        noted[std::string(one.substr(0, at))] = {*size, *hash};
+        continue;
+      }
+    }
+    return Invalid("root: \"" + std::string(one.substr(0, 120)) + "\" is not a noted root",
+                   "write LOG@SIZE:0xHASH, as `leat verify` prints it; several are joined by ','");
+  }
+  return noted;
+}
+
 void SetError(const Error& error, HttpResponse* response) {
   response->SetProblem(StatusOf(error.error_class), error.Text());
 }
@@ -521,9 +542,12 @@ struct Api::Impl {
     return {};
   }
 
-  Status AllBalances(const Params& params, HttpResponse* response) const {
+  Status AllBalances(const HttpRequest& request, const Params& params,
+                     HttpResponse* response) const {
     LEAT_TRY(params.Allow({"at_block", "at_position", "at_time", "after", "chain", "format"}));
-    const std::string format = params.Find("format") ? params.Text("format") : "csv";
+    const std::string format = params.Find("format")        ? params.Text("format")
+                               : request.accept == kJsonLines ? "jsonl"
+                                                              : "csv";
     if (format != "csv" && format != "jsonl") {
       return Invalid("format: \"" + format.substr(0, 32) + "\" is not known", "csv or jsonl");
     }
@@ -811,40 +835,30 @@ struct Api::Impl {
   Status Verify(const Params& params, HttpResponse* response) const {
     LEAT_TRY(params.Allow({"root", "state_root", "at_block", "chain"}));
     LEAT_ASSIGN(const bool state_root, params.Flag("state_root"));
-    std::string root_log;
-    eventstore::Log::NotedRoot noted;
-    if (const auto* text = params.Find("root")) {
-      const size_t at = text->find('@');
-      const size_t colon = text->find(':', at == std::string::npos ? 0 : at);
-      const auto size = at == std::string::npos || colon == std::string::npos
-                            ? Result<uint64_t>(Invalid("no"))
-                            : core::ParseUint64(text->substr(at + 1, colon - at - 1));
-      const auto hash = colon == std::string::npos ? Result<Hash>(Invalid("no"))
-                                                   : core::ParseHash(text->substr(colon + 1));
-      if (!size || !hash) {
-        return Invalid("root: \"" + text->substr(0, 120) + "\" is not a noted root",
-                       "write LOG@SIZE:0xHASH as `leat verify` printed it");
-      }
-      root_log = text->substr(0, at);
-      noted = {*size, *hash};
-    }
+    LEAT_ASSIGN(auto noted, ParseNotedRoots(params.Text("root")));
     ordered_json out;
     out["ok"] = true;
     out["logs"] = ordered_json::array();
-    bool found = root_log.empty();
+    std::string roots;
     for (const auto& [name, log] : services_.logs) {
-      const bool is_noted = name == root_log;
-      found |= is_noted;
-      auto report = log->Verify(is_noted ? &noted : nullptr, nullptr);
+      const auto expected = noted.find(name);
+      auto report = log->Verify(expected == noted.end() ? nullptr : &expected->second, nullptr);
       if (!report) return std::unexpected(report.error().WithContext("log " + name));
+      if (expected != noted.end()) noted.erase(expected);
+      const std::string root =
+          name + "@" + std::to_string(report->events) + ":" + report->root.Hex();
+      roots += (roots.empty() ? "" : ",") + root;
       out["logs"].push_back({{"log", name},
                              {"events", report->events},
                              {"records", report->records},
                              {"streams", report->streams},
-                             {"root", name + "@" + std::to_string(report->events) + ":" +
-                                          report->root.Hex()}});
+                             {"root", root}});
     }
-    if (!found) return Fail(ErrorClass::kNotFound, "there is no log " + root_log);
+    if (!noted.empty()) {
+      return Fail(ErrorClass::kNotFound, "root: there is no log " + noted.begin()->first);
+    }
+    LEAT_TRY(services_.verify_files());
+    out["root"] = roots;  // to be noted outside, and given back as it is
     if (state_root) {
       LEAT_ASSIGN(const auto selector, SelectorOf(params));
       const View view = services_.balances->view();
@@ -1029,12 +1043,16 @@ struct Api::Impl {
       response->AddHeader("Allow", "POST");
       return false;
     };
+    std::string_view name;
+    bool statement = false;
     if (path.starts_with(kBalancePrefix)) {
-      if (!only_get()) return {};
-      std::string_view name = path.substr(kBalancePrefix.size());
+      name = path.substr(kBalancePrefix.size());
       constexpr std::string_view kStatement = "/statement";
-      const bool statement = name.ends_with(kStatement);
+      statement = name.ends_with(kStatement);
       if (statement) name.remove_suffix(kStatement.size());
+    }
+    if (!name.empty() && name.find('/') == std::string_view::npos) {
+      if (!only_get()) return {};
       LEAT_ASSIGN(const std::string account, PercentDecode(name));
       if (!statement) return Balance(account, request.query, response);
       LEAT_ASSIGN(const Params params, Params::Parse(request.query));
@@ -1047,11 +1065,12 @@ struct Api::Impl {
       if (kind == "/live" || kind == "/ready") return Health(kind.substr(1), response);
     }
     LEAT_ASSIGN(const Params params, Params::Parse(request.query));
-    if (path == "/api/balances") return only_get() ? AllBalances(params, response) : Status();
+    if (path == "/api/balances") return only_get() ? AllBalances(request, params, response) : Status();
     if (path == "/api/balances/richest") return only_get() ? Richest(params, response) : Status();
     if (path == "/api/supply") return only_get() ? Supply(params, response) : Status();
     if (path == "/api/blockchain/blocks") return only_get() ? Blocks(params, response) : Status();
-    if (path.starts_with(kBlocksPrefix)) {
+    if (path.starts_with(kBlocksPrefix) &&
+        path.find('/', kBlocksPrefix.size()) == std::string_view::npos) {
       return only_get() ? Block(path.substr(kBlocksPrefix.size()), params, response) : Status();
     }
     if (path == "/api/events") {
@@ -1067,7 +1086,7 @@ struct Api::Impl {
       bool allowed = false;
       LEAT_TRY(Authorize(request, response, &allowed));
       if (!allowed) return {};
-      const std::string_view name = path.substr(kAdminPrefix.size());
+      name = path.substr(kAdminPrefix.size());
       if (name == "verify") return only_get() ? Verify(params, response) : Status();
       if (name == "known") return only_get() ? Known(params, response) : Status();
       if (name == "progress") return only_get() ? ProgressOf(params, response) : Status();

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -25,6 +26,8 @@ struct Services {
   balances::Service* balances = nullptr;
   // Logs by the name that verification calls them.
   std::vector<std::pair<std::string, const eventstore::Log*>> logs;
+  // Checks the checksums of every file.
+  std::function<Status()> verify_files;
   std::string default_chain = "eip155:1";
   // The bearer token of the routes below /api/admin/; empty: no token is asked for (calls within the process).
   std::string admin_token;
@@ -49,6 +52,9 @@ class Api {
 
 // The RFC 9457 answer to an error.
 void SetError(const Error& error, HttpResponse* response);
+
+// Roots noted outside, "LOG@SIZE:0xHASH" joined by ',': by log. Errors: kInvalid.
+Result<std::map<std::string, eventstore::Log::NotedRoot>> ParseNotedRoots(std::string_view text);
 
 // "%2F" and "+" of a query value or a path segment, decoded. Errors: kInvalid.
 Result<std::string> PercentDecode(std::string_view text);

@@ -87,8 +87,14 @@ DeciderRunner::DeciderRunner(Shard* shard, Decider* decider, bus::Subscriber* in
 DeciderRunner::~DeciderRunner() = default;
 
 Status DeciderRunner::Start() {
-  LEAT_ASSIGN(position_, shard_->Input(options_.topic, options_.partition));
   LEAT_ASSIGN(const auto end, input_->End(options_.topic, options_.partition));
+  LEAT_ASSIGN(const bool rebuilding, shard_->Rebuilding());
+  if (rebuilding) {
+    // Deciding on rows of a part of the log would append again what the log has.
+    core::LogWarning(shard_->name(), "a rebuild was interrupted: building anew from the log");
+    LEAT_TRY(RebuildFromLog(shard_, decider_, options_, end.incarnation, nullptr));
+  }
+  LEAT_ASSIGN(position_, shard_->Input(options_.topic, options_.partition));
   LEAT_TRY(CheckIncarnation(*shard_, options_, position_, end));
   position_.incarnation = end.incarnation;
   status_.Advance(position_.next);
@@ -115,10 +121,11 @@ Status DeciderRunner::Run(std::stop_token stop) {
     return {};
   };
   bool continues = false;
-  while (!stop.stop_requested() || continues) {
+  while ((!stop.stop_requested() || continues) && position_.next < options_.stop_at) {
     LEAT_TRY(subscription->Poll({}, &batch));
     for (const bus::Message& message : batch.messages) {
       if (message.offset < position_.next) continue;
+      if (message.offset >= options_.stop_at) break;
       if (message.offset > position_.next) {
         return Fail(ErrorClass::kCorrupt, options_.topic + " has a gap: expected offset " +
                                               std::to_string(position_.next) + ", got " +
@@ -163,6 +170,7 @@ Status RebuildFromLog(Shard* shard, Evolver* evolver, const RunnerOptions& input
     if (progress) progress(event.position + 1);
   }
   if (position.next > 0) shard->SetInput(input.topic, input.partition, position);
+  shard->EndRebuild();
   return shard->Commit(true);
 }
 
@@ -184,6 +192,15 @@ Result<events::Event> ReadOne(bus::Subscriber* transport, const RunnerOptions& f
   return events::Event(batch.messages.front().event);
 }
 
+// Whether an event with this cause may come after what was read of a decision that is not whole.
+bool Follows(const std::vector<events::Event>& begun, const std::optional<events::Cause>& cause) {
+  if (begun.empty()) return !cause || cause->n == 1;
+  if (!cause) return false;
+  events::Cause expected = *begun.back().view().cause;
+  ++expected.n;
+  return *cause == expected;
+}
+
 // Decides an input of which `published` came out before, and stages all of it.
 Status FinishDecision(Shard* shard, Decider* decider, bus::Subscriber* transport,
                       const RunnerOptions& input, const std::vector<events::Event>& published) {
@@ -193,8 +210,10 @@ Status FinishDecision(Shard* shard, Decider* decider, bus::Subscriber* transport
   LEAT_TRY(decider->Decide(shard->state(), *shard->log(), event.view(), &decision));
   bool same = decision.entries().size() == cause.m && published.size() <= cause.m;
   for (size_t i = 0; same && i < published.size(); ++i) {
-    same = decision.entries()[i].type == published[i].view().type &&
-           decision.entries()[i].data == published[i].view().data;
+    const Decision::Entry& entry = decision.entries()[i];
+    const events::EventView& view = published[i].view();
+    same = entry.type == view.type && entry.stream == view.subject && entry.key == view.partitionkey &&
+           entry.time_us == view.time_us && entry.id == view.id && entry.data == view.data;
   }
   if (!same) {
     return Fail(ErrorClass::kConflict,
@@ -227,9 +246,14 @@ Status RebuildFromTopic(Shard* shard, Decider* decider, bus::Subscriber* transpo
         return Fail(ErrorClass::kCorrupt, own_topic + " has a gap at offset " +
                                               std::to_string(next));
       }
+      const auto& cause = message.event.cause;
+      if (!Follows(decision, cause)) {
+        return Fail(ErrorClass::kCorrupt, own_topic + " breaks off a decision at offset " +
+                                              std::to_string(next),
+                    "restore the topic from a backup");
+      }
       ++next;
       decision.emplace_back(message.event);
-      const auto& cause = message.event.cause;
       if (cause && cause->n < cause->m) continue;
       for (const events::Event& event : decision) {
         LEAT_ASSIGN(const uint64_t position, log->Add(event.view().subject, event.view()));

@@ -14,7 +14,8 @@ Status ProjectionRunner::Start() {
   LEAT_ASSIGN(position_, shard_->Input(options_.topic, options_.partition));
   LEAT_ASSIGN(const auto end, input_->End(options_.topic, options_.partition));
   if (position_.next > end.offset ||
-      (position_.incarnation != 0 && position_.incarnation != end.incarnation)) {
+      (position_.incarnation != 0 && end.incarnation != 0 &&
+       position_.incarnation != end.incarnation)) {
     core::LogWarning(shard_->name(), "topic " + options_.topic +
                                          " is another one than was applied: building anew");
     LEAT_TRY(shard_->ClearRows());

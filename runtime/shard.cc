@@ -10,6 +10,7 @@ using eventstore::Database;
 using eventstore::Family;
 
 constexpr std::string_view kInputPrefix = "input/";
+constexpr std::string_view kRebuildingKey = "rebuilding";
 
 std::string InputKey(std::string_view topic, uint32_t partition) {
   return std::string(kInputPrefix) + std::string(topic) + "/" + std::to_string(partition);
@@ -21,6 +22,7 @@ Result<std::unique_ptr<Shard>> Shard::Open(const ShardOptions& options) {
   std::unique_ptr<Shard> shard(new Shard(options));
   eventstore::DatabaseOptions database;
   database.path = options.path;
+  database.strict_recovery = options.has_log;
   database.resources = options.resources;
   LEAT_ASSIGN(shard->database_, Database::Open(database));
   shard->state_ = std::make_unique<State>(shard->database_.get());
@@ -72,7 +74,18 @@ Status Shard::ClearRows() {
   // Past every row key: they begin with a letter.
   batch.DeleteRange(Family::kRows, "", "\xff");
   batch.DeleteRange(Family::kMeta, kInputPrefix, eventstore::PrefixEnd(kInputPrefix));
+  if (log_ != nullptr) batch.Put(Family::kMeta, kRebuildingKey, "1");
   return database_->Write(batch, true);
+}
+
+Result<bool> Shard::Rebuilding() const {
+  std::string value;
+  return database_->Get(Family::kMeta, kRebuildingKey, &value);
+}
+
+void Shard::EndRebuild() {
+  state_->batch_.Delete(Family::kMeta, kRebuildingKey);
+  staged_ = true;
 }
 
 }  // namespace leat::runtime

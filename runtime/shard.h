@@ -51,8 +51,13 @@ class Shard {
   // Writes everything staged as one batch and publishes the log. `sync` must be true when events originated: they may not
   // be seen by anybody before they are on the disk. After an error the shard must be opened anew.
   Status Commit(bool sync);
-  // Deletes every row and input position, and keeps the log: what a rebuild starts from.
+  // Deletes every row and input position, and keeps the log: what a rebuild starts from. A shard with a log is
+  // Rebuilding() from then on, also when it is opened anew, until the commit that follows EndRebuild().
   Status ClearRows();
+  // Whether its rows reflect only a part of its log.
+  Result<bool> Rebuilding() const;
+  // Becomes part of the commit being made.
+  void EndRebuild();
 
  private:
   explicit Shard(ShardOptions options) : options_(std::move(options)) {}

@@ -22,8 +22,8 @@ class State {
   Result<bool> Get(std::string_view key, std::string* value) const;
   void Put(std::string_view key, std::string_view value);
   void Delete(std::string_view key);
-  // For rows that are written once and not read by the service itself: they do not enter the cache, and Get may not see
-  // them until the commit.
+  // For rows that are written once and that the service itself never reads: they pass the cache by. Get, Put and Delete of
+  // such a key are programmer's mistakes: they would see, or leave behind, an older row.
   void PutUncached(std::string_view key, std::string_view value);
   // Rows of the last commit in key order: what the commit being made writes is not among them.
   std::unique_ptr<eventstore::Iterator> Iterate(

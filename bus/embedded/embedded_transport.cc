@@ -38,7 +38,8 @@ class LogSubscription final : public Subscription {
     if (!log_->WaitFor(cursor_.position(), limits.timeout)) return {};
     eventstore::LogEvent event;
     size_t bytes = 0;
-    while (batch->messages.size() < limits.messages_max && bytes < limits.bytes_max) {
+    while (batch->messages.empty() ||
+           (batch->messages.size() < limits.messages_max && bytes < limits.bytes_max)) {
       LEAT_ASSIGN(const bool more, cursor_.Next(&event));
       if (!more) break;
       LEAT_ASSIGN(const size_t taken, Take(event, event.position, cursor_, batch));
@@ -66,7 +67,8 @@ class StreamSubscription final : public Subscription {
     for (;;) {
       // The size is read first: what grows after it wakes the wait below.
       const uint64_t size = log_->size();
-      LEAT_ASSIGN(positions, log_->StreamPositions(stream_, offset_ + 1, limits.messages_max));
+      LEAT_ASSIGN(positions, log_->StreamPositions(stream_, offset_ + 1,
+                                                   std::max<size_t>(limits.messages_max, 1)));
       if (!positions.empty()) break;
       const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
           deadline - std::chrono::steady_clock::now());
@@ -75,7 +77,7 @@ class StreamSubscription final : public Subscription {
     eventstore::LogEvent event;
     size_t bytes = 0;
     for (const uint64_t position : positions) {
-      if (bytes >= limits.bytes_max) break;
+      if (!batch->messages.empty() && bytes >= limits.bytes_max) break;
       cursor_.Seek(position);
       LEAT_ASSIGN(const bool found, cursor_.Next(&event));
       LEAT_ASSERT(found && event.position == position);
@@ -100,6 +102,7 @@ Result<std::unique_ptr<EmbeddedTransport>> EmbeddedTransport::Open(const std::st
   std::unique_ptr<EmbeddedTransport> transport(new EmbeddedTransport);
   eventstore::EventStoreOptions options;
   options.database.path = path;
+  options.log.whole = true;  // a message comes out as it went in
   LEAT_ASSIGN(transport->store_, eventstore::EventStore::Open(options));
   const auto rows = transport->store_->database().NewIterator(eventstore::Family::kRows);
   for (rows->Seek(kTopicRow); rows->Valid() && rows->key().starts_with(kTopicRow); rows->Next()) {
@@ -119,6 +122,8 @@ Result<std::unique_ptr<EmbeddedTransport>> EmbeddedTransport::Open(const std::st
 
 EmbeddedTransport::~EmbeddedTransport() = default;
 
+Status EmbeddedTransport::VerifyFiles() const { return store_->database().VerifyChecksums(); }
+
 Features EmbeddedTransport::features() const {
   Features features;
   features.name = "embedded";
@@ -135,6 +140,11 @@ Status EmbeddedTransport::Mount(std::string_view topic, uint32_t partition, std:
   if (stored || (!entry.owner.empty() && entry.owner != owner)) {
     return Fail(ErrorClass::kConflict, "topic " + std::string(topic) + " exists and is not mounted",
                 "delete the data folder's bus, or keep its setting");
+  }
+  if (const auto other = entry.mounted.find(partition);
+      other != entry.mounted.end() && other->second != log) {
+    return Fail(ErrorClass::kConflict, "partition " + StreamOf(topic, partition) +
+                                           " is mounted already");
   }
   entry.owner = owner;
   entry.mounted[partition] = log;
@@ -257,11 +267,6 @@ Result<std::vector<events::Position>> EmbeddedTransport::Publish(
   std::map<uint32_t, eventstore::Append> parts;
   std::vector<std::pair<uint32_t, size_t>> places;
   for (const events::Event& event : events) {
-    if (event.view().data.size() > features().message_bytes_max) {
-      return Invalid("an event with " + std::to_string(event.view().data.size()) +
-                         " bytes of data",
-                     "at most " + std::to_string(features().message_bytes_max));
-    }
     const uint32_t partition = PartitionOf(KeyOf(event.view()), entry.partitions);
     eventstore::Append& part = parts[partition];
     part.stream = StreamOf(topic, partition);
@@ -293,6 +298,9 @@ Status EmbeddedTransport::PublishAt(std::string_view topic, uint32_t partition, 
   }
   eventstore::Append append;
   append.stream = StreamOf(topic, partition);
+  if (offset == eventstore::kAnyVersion) {
+    return Fail(ErrorClass::kConflict, "no partition ends at offset " + std::to_string(offset));
+  }
   append.expected_version = offset;
   append.events = std::move(events);
   LEAT_TRY(store_->AppendOne(std::move(append)));

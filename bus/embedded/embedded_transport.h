@@ -40,6 +40,7 @@ class EmbeddedTransport final : public Transport {
                    std::vector<events::Event> events) override;
 
   // The logs below, for verification: the shared one and the mounted ones, by name.
+  Status VerifyFiles() const;
   const eventstore::Log& shared_log() const { return store_->log(); }
   // The mounted log of a partition; null when it is not mounted.
   const eventstore::Log* MountedLog(std::string_view topic, uint32_t partition) const;

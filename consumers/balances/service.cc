@@ -138,6 +138,8 @@ bool Service::WaitApplied(uint64_t next, std::chrono::milliseconds timeout) cons
 
 Status Service::error() const { return live()->runner->status().error(); }
 
+Status Service::VerifyFiles() const { return live()->shard->database().VerifyChecksums(); }
+
 Status Service::Flush() { return live()->shard->database().Flush(); }
 
 Result<RebuildReport> Service::Rebuild(bool compare,

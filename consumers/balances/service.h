@@ -34,6 +34,8 @@ class Service {
   uint64_t applied() const;
   bool WaitApplied(uint64_t next, std::chrono::milliseconds timeout) const;
   Status error() const;
+  // Checks every file of the live version. Errors: kCorrupt.
+  Status VerifyFiles() const;
   // Writes what is in memory to files, so that the next start has nothing to replay.
   Status Flush();
 

@@ -35,6 +35,7 @@ class Service {
   Status error() const;
   // Events decided, and events that others can read.
   uint64_t decided() const { return shard_->log()->size(); }
+  Status VerifyFiles() const { return shard_->database().VerifyChecksums(); }
   const eventstore::Log& log() const { return *shard_->log(); }
 
   // Builds all rows anew from the shard's own log, with the runner stopped, and goes on.
