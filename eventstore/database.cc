@@ -315,6 +315,7 @@ bool Batch::Empty() const { return impl_->batch.Count() == 0; }
 Status RocksDatabase::Write(Batch& batch, bool sync) {
   rocksdb::WriteOptions options;
   options.sync = sync;
+  options.memtable_insert_hint_per_batch = true;  // batches come sorted
   const auto status = db_->Write(options, &batch.impl_->batch);
   if (!status.ok()) return ToError(status, "writing " + path_);
   return {};

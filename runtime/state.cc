@@ -1,5 +1,7 @@
 #include "runtime/state.h"
 
+#include <algorithm>
+
 namespace leat::runtime {
 namespace {
 
@@ -46,20 +48,41 @@ void State::Delete(std::string_view key) {
 }
 
 void State::PutUncached(std::string_view key, std::string_view value) {
-  batch_.Put(eventstore::Family::kRows, key, value);
+  places_.push_back({uncached_.size(), static_cast<uint32_t>(key.size()),
+                     static_cast<uint32_t>(value.size())});
+  uncached_.append(key).append(value);
 }
 
 void State::Collect() {
+  struct Write {
+    std::string_view key;
+    std::string_view value;
+    bool exists;
+  };
+  std::vector<Write> writes;
+  writes.reserve(dirty_.size() + places_.size());
   for (auto* entry : dirty_) {
     entry->second.dirty = false;
-    if (entry->second.exists) {
-      batch_.Put(eventstore::Family::kRows, entry->first, entry->second.value);
+    writes.push_back({entry->first, entry->second.value, entry->second.exists});
+  }
+  for (const Place& place : places_) {
+    const std::string_view key = std::string_view(uncached_).substr(place.offset, place.key_size);
+    writes.push_back({key, {key.data() + place.key_size, place.value_size}, true});
+  }
+  // Stable: of two writes to one key the later one counts.
+  std::stable_sort(writes.begin(), writes.end(),
+                   [](const Write& a, const Write& b) { return a.key < b.key; });
+  for (const Write& write : writes) {
+    if (write.exists) {
+      batch_.Put(eventstore::Family::kRows, write.key, write.value);
     } else {
-      batch_.Delete(eventstore::Family::kRows, entry->first);
+      batch_.Delete(eventstore::Family::kRows, write.key);
     }
   }
   dirty_.clear();
   dirty_bytes_ = 0;
+  uncached_.clear();
+  places_.clear();
 }
 
 void State::Committed() {
@@ -71,6 +94,8 @@ void State::Reset() {
   rows_.clear();
   dirty_.clear();
   dirty_bytes_ = 0;
+  uncached_.clear();
+  places_.clear();
   batch_.Clear();
 }
 

@@ -46,17 +46,26 @@ class State {
 
   Rows::iterator Find(std::string_view key);
   void MarkDirty(Rows::iterator at);
-  // Moves what is dirty into the batch.
+  // Moves what is dirty and what is uncached into the batch, in key order: RocksDB's memtable takes sorted keys at half the
+  // cost, since it finds each place from the one before (`bench/`: the projection's commits were 42 % of all CPU time, most
+  // of it in the skip list's search).
   void Collect();
   void Committed();
   // Forgets everything that was not committed.
   void Reset();
-  size_t StagedBytes() const { return batch_.SizeBytes() + dirty_bytes_; }
+  size_t StagedBytes() const { return batch_.SizeBytes() + dirty_bytes_ + uncached_.size(); }
 
   eventstore::Database* database_;
   mutable Rows rows_;
   std::vector<Rows::value_type*> dirty_;
   size_t dirty_bytes_ = 0;
+  struct Place {
+    size_t offset;  // of the key in uncached_, the value behind it
+    uint32_t key_size;
+    uint32_t value_size;
+  };
+  std::string uncached_;
+  std::vector<Place> places_;
   eventstore::Batch batch_;
 };
 
