@@ -62,6 +62,8 @@ class Subscription {
   virtual Status Poll(const PollLimits& limits, MessageBatch* batch) = 0;
   // The next Poll begins at this offset.
   virtual void Seek(uint64_t offset) = 0;
+  // From any thread: a Poll that waits returns at once. Others of the same transport may return, too.
+  virtual void Wake() = 0;
 };
 
 struct PartitionEnd {

@@ -326,15 +326,16 @@ bool Log::WaitFor(uint64_t position, std::chrono::milliseconds timeout) const {
   if (size() > position) return true;
   std::unique_lock lock(mutex_);
   ++waiters_;
-  grown_.wait_for(lock, timeout, [&] { return size() > position || interrupted_; });
+  const uint64_t wakes = wakes_;
+  grown_.wait_for(lock, timeout, [&] { return size() > position || wakes_ != wakes; });
   --waiters_;
   return size() > position;
 }
 
-void Log::Interrupt() {
+void Log::Wake() const {
   {
     std::lock_guard lock(mutex_);
-    interrupted_ = true;
+    ++wakes_;
   }
   grown_.notify_all();
 }

@@ -84,10 +84,10 @@ class Log {
 
   // Number of published events: one past the last position.
   uint64_t size() const { return size_.load(std::memory_order_acquire); }
-  // Waits until size() > position; false at the deadline or when woken by Interrupt.
+  // Waits until size() > position; false at the deadline, or when Wake came meanwhile.
   bool WaitFor(uint64_t position, std::chrono::milliseconds timeout) const;
-  // Makes every WaitFor return, now and from now on.
-  void Interrupt();
+  // Makes every WaitFor that is under way return: for whoever stops a reader.
+  void Wake() const;
   // New whenever a log is created: positions of another life are not its.
   uint32_t incarnation() const { return incarnation_; }
   // The tree hash over all published entries.
@@ -156,7 +156,7 @@ class Log {
   mutable std::mutex mutex_;
   mutable std::condition_variable grown_;
   mutable int waiters_ = 0;           // guarded by mutex_
-  bool interrupted_ = false;          // guarded by mutex_
+  mutable uint64_t wakes_ = 0;        // guarded by mutex_
   std::deque<RecentRecord> recent_;   // guarded by mutex_
   size_t recent_bytes_ = 0;           // guarded by mutex_
   Hash published_root_;               // guarded by mutex_

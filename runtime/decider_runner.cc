@@ -109,6 +109,7 @@ Status DeciderRunner::Start() {
 Status DeciderRunner::Run(std::stop_token stop) {
   LEAT_ASSIGN(auto subscription,
               input_->Subscribe(options_.topic, options_.partition, position_.next));
+  std::stop_callback wake(stop, [&] { subscription->Wake(); });
   bus::MessageBatch batch;
   Decision decision;
   size_t staged_bytes = 0;

@@ -63,6 +63,7 @@ Status ProjectionRunner::Commit() {
 Status ProjectionRunner::Run(std::stop_token stop) {
   LEAT_ASSIGN(auto subscription,
               input_->Subscribe(options_.topic, options_.partition, position_.next));
+  std::stop_callback wake(stop, [&] { subscription->Wake(); });
   bus::MessageBatch batch;
   while (!stop.stop_requested() && position_.next < options_.stop_at) {
     LEAT_TRY(subscription->Poll({}, &batch));

@@ -35,6 +35,7 @@ Status Relay::Start() {
 }
 
 Status Relay::Run(std::stop_token stop) {
+  std::stop_callback wake(stop, [this] { log_->Wake(); });
   auto cursor = log_->Read(published_);
   eventstore::LogEvent event;
   while (!stop.stop_requested()) {

@@ -48,6 +48,7 @@ class LogSubscription final : public Subscription {
     return {};
   }
   void Seek(uint64_t offset) override { cursor_.Seek(offset); }
+  void Wake() override { log_->Wake(); }
 
  private:
   const eventstore::Log* log_;
@@ -88,6 +89,7 @@ class StreamSubscription final : public Subscription {
     return {};
   }
   void Seek(uint64_t offset) override { offset_ = offset; }
+  void Wake() override { log_->Wake(); }
 
  private:
   const eventstore::Log* log_;

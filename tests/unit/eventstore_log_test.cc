@@ -170,6 +170,7 @@ TEST_CASE("attributes that the entry says are left out and filled in") {
   fixture.clock().Set(1'700'000'000'000'000);
   fixture.Commit();
   for (int round = 0; round < 2; ++round) {
+    if (round > 0) fixture.Reopen();
     LogCursor cursor = fixture.log().Read(0);
     LogEvent event;
     REQUIRE(Must(cursor.Next(&event)));
@@ -191,7 +192,6 @@ TEST_CASE("attributes that the entry says are left out and filled in") {
     CHECK(view.subject == "account-7");
     CHECK(view.streamversion == 3);
     CHECK(view.source == "leat/test-0");
-    fixture.Reopen();
   }
 }
 
@@ -257,12 +257,13 @@ TEST_CASE("a commit above 256 KiB is split into linked records, and is there who
   CHECK(fixture.log().size() == 42);
   const size_t records = Records(fixture.database());
   CHECK(records >= 8);
-  const auto iterator = fixture.database().NewIterator(Family::kLog);
+  auto iterator = fixture.database().NewIterator(Family::kLog);
   size_t oversize = 0;
   for (iterator->SeekToFirst(); iterator->Valid(); iterator->Next()) {
     // Only a record with a single large event is above the limit.
     oversize += iterator->value().size() > kRecordBytesMax + 128;
   }
+  iterator.reset();
   CHECK(oversize == 1);
   CHECK((ReadData(fixture.log()) == expected));
   fixture.Reopen();
@@ -478,13 +479,15 @@ TEST_CASE("what a stream's index tells can be read at once") {
   CHECK(unreadable == 0);
 }
 
-TEST_CASE("Interrupt ends every wait") {
+TEST_CASE("Wake ends a wait that is under way") {
   LogFixture fixture;
-  std::jthread waiter([&] { CHECK_FALSE(fixture.log().WaitFor(0, std::chrono::seconds(60))); });
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  fixture.log().Interrupt();
-  waiter.join();
-  CHECK_FALSE(fixture.log().WaitFor(0, std::chrono::seconds(60)));
+  std::atomic<bool> returned = false;
+  std::jthread waiter([&] {
+    CHECK_FALSE(fixture.log().WaitFor(0, std::chrono::seconds(60)));
+    returned = true;
+  });
+  // It may not be waiting yet when the first one comes.
+  while (!returned) fixture.log().Wake();
 }
 
 // ---- streams
@@ -692,10 +695,7 @@ TEST_CASE("verify finds a record that is cut short, removed, moved or strange") 
   Batch batch(fixture.database());
   batch.Put(Family::kLog, "abc", "x");
   Must(fixture.database().Write(batch, false));
-  fixture.log();
-  const auto report = fixture.log().Verify(nullptr, nullptr);
-  // It sorts behind the records, so only opening meets it.
-  (void)report;
+  // It sorts behind the records: opening meets it.
   CHECK(test::ClassOf(fixture.TryOpen()) == ErrorClass::kCorrupt);
 }
 
@@ -746,7 +746,6 @@ TEST_CASE("a log rewritten with right checksums is found against a noted root of
 
 TEST_CASE("verify meets a root noted in the middle of a record") {
   LogFixture fixture;
-  MerkleFrontier unused;
   std::vector<Hash> roots;
   LogFixture one_by_one;
   for (int i = 0; i < 20; ++i) {

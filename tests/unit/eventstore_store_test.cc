@@ -1,6 +1,8 @@
 #include <doctest/doctest.h>
+#include <sys/resource.h>
 
 #include <atomic>
+#include <csignal>
 #include <map>
 #include <set>
 #include <thread>
@@ -355,10 +357,33 @@ TEST_CASE("an error that is no lock is not taken for one") {
 }
 
 TEST_CASE("a disk that refuses stops the store, and nothing that failed is told to be done") {
-  // A folder that goes away under RocksDB is not an error to it; a full file system is tested end to end.
   StoreFixture fixture;
-  Must(fixture.store().AppendOne(Make("a", {"1"})));
-  CHECK(fixture.store().log().size() == 1);
+  Must(fixture.store().AppendOne(Make("a", {"1"}, 0, "k1")));
+  // The write-ahead log may not grow any more: every write fails from here on.
+  struct rlimit before;
+  REQUIRE(getrlimit(RLIMIT_FSIZE, &before) == 0);
+  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
+  struct rlimit small = before;
+  small.rlim_cur = 64 << 10;
+  REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
+  std::string noise(100 << 10, 'x');
+  test::Random random(1);
+  for (char& c : noise) c = static_cast<char>(random());
+  const auto failed = fixture.store().AppendOne(Make("a", {noise}, 1, "k2"));
+  const auto after = fixture.store().AppendOne(Make("a", {"3"}, 1, "k3"));
+  const uint64_t visible = fixture.store().log().size();
+  REQUIRE(setrlimit(RLIMIT_FSIZE, &before) == 0);
+  std::signal(SIGXFSZ, old_handler);
+  CHECK_FALSE(failed.has_value());
+  CHECK_FALSE(after.has_value());
+  CHECK(visible == 1);
+  // Also when the disk has room again: what half-happened is not built upon.
+  CHECK_FALSE(fixture.store().AppendOne(Make("a", {"4"})).has_value());
+  fixture.Reopen();
+  CHECK(ReadAll(fixture.store()) == std::vector<std::string>{"a:1"});
+  CHECK(Must(fixture.store().AppendOne(Make("a", {"1"}, 0, "k1"))).repeated);
+  CHECK_FALSE(Must(fixture.store().AppendOne(Make("a", {"2"}, 1, "k2"))).repeated);
+  Must(fixture.store().log().Verify(nullptr, nullptr));
 }
 
 TEST_CASE("large queues are bounded, and everything arrives") {
