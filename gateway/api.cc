@@ -415,24 +415,29 @@ struct Api::Impl {
   // The newest view, and what of a chain's answer is the same for every account; kept by each thread until a commit.
   struct Cached {
     const void* owner = nullptr;
+    uint64_t generation = 0;
     std::shared_ptr<const runtime::View> view;
+    std::string asked;  // the chain that was named, if any
     std::string chain;
     Moment moment;
     std::string description;
   };
   Result<const Cached*> Newest(std::string_view chain) const {
     thread_local Cached cached;
-    View view = services_.balances->view();
-    if (cached.owner == this && cached.view.get() == view.get() && cached.chain == chain &&
-        !chain.empty()) {
+    // Read before the view: a commit between the two makes the view newer than its number, which costs one more look.
+    const uint64_t generation = services_.balances->generation();
+    if (cached.owner == this && cached.generation == generation && cached.asked == chain) {
       return &cached;
     }
     cached.owner = nullptr;
+    View view = services_.balances->view();
     const Queries queries(*view);
     cached.chain = ChainOf({}, queries, chain);
     LEAT_ASSIGN(cached.moment, queries.Resolve(cached.chain, {}));
     cached.description = DescribeMoment(cached.moment, view->input.incarnation);
     cached.view = std::move(view);
+    cached.asked = chain;
+    cached.generation = generation;
     cached.owner = this;
     return &cached;
   }

@@ -10,6 +10,11 @@ ProjectionRunner::ProjectionRunner(Shard* shard, Projection* projection, bus::Su
 
 ProjectionRunner::~ProjectionRunner() = default;
 
+void ProjectionRunner::Stop() {
+  thread_.request_stop();
+  if (thread_.joinable()) thread_.join();
+}
+
 Status ProjectionRunner::Start() {
   LEAT_ASSIGN(position_, shard_->Input(options_.topic, options_.partition));
   LEAT_ASSIGN(const auto end, input_->End(options_.topic, options_.partition));

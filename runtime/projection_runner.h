@@ -41,6 +41,8 @@ class ProjectionRunner {
   ~ProjectionRunner();
   // When the input's log is not the one that was applied before, the rows are cleared and built anew.
   Status Start();
+  // Ends the thread after the batch at hand; views stay good. Not from two threads at once.
+  void Stop();
   const RunnerStatus& status() const { return status_; }
   const RunnerOptions& options() const { return options_; }
 

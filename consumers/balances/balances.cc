@@ -71,11 +71,17 @@ Status Balances::Evolve(runtime::State* state, const events::EventView& event, u
   } else if (event.type == events::kInconsistencyFound) {
     ledger::v1::InconsistencyFound found;
     LEAT_TRY(Parse(event, &found));
+    if (found.address().size() != Address::kSize) {
+      return Fail(ErrorClass::kCorrupt, "an inconsistency_found event names no address");
+    }
     const std::string key =
-        InconsistencyKey(FindChain(found.chain())->second.row.number, found.address());
-    std::string known;
-    LEAT_ASSIGN(const bool was_known, state->Get(key, &known));
-    if (!was_known) state->Put(key, PackNumber(offset));
+        AccountRowKey(FindChain(found.chain())->second.row.number,
+                      AccountKey::Mirrored(Address::From(found.address())));
+    AccountRow account;
+    LEAT_ASSIGN(const bool known, state->Get(key, &value_));
+    if (known) LEAT_TRY(Unpack(value_, &account));
+    if (account.inconsistent_at == 0) account.inconsistent_at = offset + 1;
+    state->Put(key, Pack(account));
   }
   if (event.cause && event.cause->n == event.cause->m) {
     const events::Cause& cause = *event.cause;

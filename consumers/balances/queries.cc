@@ -161,12 +161,8 @@ Result<Balance> Queries::BalanceOf(const Moment& moment, const AccountKey& accou
     }
     LEAT_TRY(rows->status());
   }
-  LEAT_ASSIGN(const bool inconsistent,
-              view_.Get(InconsistencyKey(moment.chain_number, account.bytes().substr(1)), &value));
-  if (inconsistent) {
-    uint64_t position = 0;
-    LEAT_TRY(UnpackNumber(value, &position));
-    if (position < moment.below) out.inconsistent_since = position;
+  if (row.inconsistent_at != 0 && row.inconsistent_at <= moment.below) {
+    out.inconsistent_since = row.inconsistent_at - 1;
   }
   return out;
 }

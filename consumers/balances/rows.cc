@@ -77,9 +77,6 @@ std::string CauseKey(std::string_view topic, uint32_t partition, uint64_t offset
   core::AppendBigEndian64(offset, &key);
   return key;
 }
-std::string InconsistencyKey(uint32_t chain, std::string_view address) {
-  return Prefix('i', chain).append(address);
-}
 
 std::string Pack(const ChainRow& row) {
   std::string out;
@@ -108,12 +105,15 @@ std::string Pack(const AccountRow& row) {
   std::string out;
   row.balance.AppendPacked(&out);
   core::AppendVarint(row.position, &out);
+  core::AppendVarint(row.inconsistent_at, &out);
   return out;
 }
 Status Unpack(std::string_view bytes, AccountRow* row) {
   if (!Amount::TakePacked(&bytes, &row->balance)) return Damaged("an account");
   core::ByteReader reader(bytes);
-  if (!reader.TakeVarint(&row->position)) return Damaged("an account");
+  if (!reader.TakeVarint(&row->position) || !reader.TakeVarint(&row->inconsistent_at)) {
+    return Damaged("an account");
+  }
   return {};
 }
 

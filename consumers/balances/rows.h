@@ -2,7 +2,7 @@
 // as they appear; numbers in keys are big-endian, so that keys sort as they do.
 //
 //   c <chain name>                                 -> chain: number, head, where it began
-//   a <chain> <asset> <account>                    -> balance now, position of its last entry
+//   a <chain> <asset> <account>                    -> balance now, position of its last entry, where it went below zero
 //   e <chain> <asset> <account> <position> <leg>   -> entry: amount, balance after it, kind, block
 //   t <position>                                   -> hash of the transaction that was posted there
 //   b <chain> <block> <closing position>           -> block: what was closed there, and where it was reopened
@@ -10,7 +10,6 @@
 //   h <chain> <block hash>                         -> block number
 //   p <chain> <position>                           -> head after this closing or reopening
 //   x <topic/partition> <offset>                   -> position of the last event decided from that input
-//   i <chain> <account>                            -> where it was found inconsistent
 #pragma once
 
 #include <cstdint>
@@ -55,6 +54,7 @@ struct ChainRow {
 struct AccountRow {
   Amount balance;
   uint64_t position = 0;
+  uint64_t inconsistent_at = 0;  // position plus one of the first time it was found below zero; 0: never
 };
 
 struct EntryRow {
@@ -89,7 +89,6 @@ std::string HeadPrefix(uint32_t chain);
 std::string HeadKey(uint32_t chain, uint64_t position);
 std::string CausePrefix(std::string_view topic, uint32_t partition);
 std::string CauseKey(std::string_view topic, uint32_t partition, uint64_t offset);
-std::string InconsistencyKey(uint32_t chain, std::string_view address);
 
 std::string Pack(const ChainRow& row);
 std::string Pack(const AccountRow& row);

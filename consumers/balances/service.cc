@@ -109,7 +109,11 @@ Result<std::unique_ptr<Service>> Service::Open(const std::string& path, const st
   return service;
 }
 
-Service::~Service() = default;
+Service::~Service() {
+  // A view may keep the version for longer, but nothing may read the transport any more.
+  if (live_ == nullptr) return;
+  live_->runner->Stop();
+}
 
 Status Service::Start() { return live()->runner->Start(); }
 
@@ -128,6 +132,11 @@ std::shared_ptr<const runtime::View> Service::view() const {
   held->view = held->version->runner->view();
   const runtime::View* view = held->view.get();
   return std::shared_ptr<const runtime::View>(std::move(held), view);
+}
+
+uint64_t Service::generation() const {
+  std::lock_guard lock(mutex_);
+  return live_->number << 40 | live_->runner->generation();
 }
 
 uint64_t Service::applied() const { return live()->runner->status().applied(); }
@@ -168,7 +177,6 @@ Result<RebuildReport> Service::Rebuild(bool compare,
     LEAT_TRY(Compare(*reference, *candidate->runner->view(), &report));
     if (!report.identical) return report;
     candidate->obsolete = false;  // it goes on as the new version
-    candidate->runner.reset();
   }
   LEAT_ASSIGN(auto next, OpenVersion(before->number + 1, UINT64_MAX));
   discard(next);
@@ -180,6 +188,7 @@ Result<RebuildReport> Service::Rebuild(bool compare,
     std::lock_guard lock(mutex_);
     live_ = next;
   }
+  before->runner->Stop();
   before->obsolete = true;  // its folder goes with the last query that reads it
   return report;
 }

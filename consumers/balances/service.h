@@ -20,7 +20,7 @@ struct RebuildReport {
   std::string difference; // the first differing row, for people
 };
 
-// Thread-safe once opened. The transport must outlive it, and it the views it gave out.
+// Thread-safe once opened. The transport must outlive it. Views that it gave out may outlive it: they keep what they read.
 class Service {
  public:
   // `path` holds a folder for each version and the file `current`, which names the live one.
@@ -31,6 +31,8 @@ class Service {
   Status Start();
   // The newest commit; keeps alive all it stands on.
   std::shared_ptr<const runtime::View> view() const;
+  // Changes with every commit and every switch: as long as it does not, a view is still the newest.
+  uint64_t generation() const;
   uint64_t applied() const;
   bool WaitApplied(uint64_t next, std::chrono::milliseconds timeout) const;
   Status error() const;
