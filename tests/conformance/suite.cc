@@ -1,0 +1,630 @@
+#include "tests/conformance/suite.h"
+
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <map>
+#include <numeric>
+#include <set>
+#include <thread>
+
+#include "bus/partitioner.h"
+#include "tests/support/test_support.h"
+
+namespace leat::conformance {
+namespace {
+
+using bus::Message;
+using bus::MessageBatch;
+using bus::PollLimits;
+using bus::Subscription;
+using bus::Transport;
+using test::Below;
+using test::DataEvent;
+using test::Must;
+using test::Random;
+
+constexpr auto kPatience = std::chrono::seconds(60);  // before a case is given up as hung
+constexpr auto kNothing = std::chrono::milliseconds(50);  // long enough to see that nothing comes
+
+// Counts what it checks, for the table. A failure ends the case.
+class Case {
+ public:
+  Case(Harness* harness, uint64_t* assertions) : harness_(harness), assertions_(assertions) {}
+
+  Transport& transport() { return harness_->transport(); }
+  Harness& harness() { return *harness_; }
+
+  void Expect(bool condition, const std::string& what) {
+    ++*assertions_;
+    REQUIRE_MESSAGE(condition, what);
+  }
+  template <typename A, typename B>
+  void Equal(const A& a, const B& b, const std::string& what) {
+    ++*assertions_;
+    INFO(what);
+    REQUIRE(a == b);
+  }
+  template <typename T>
+  T Take(Result<T> result) {
+    ++*assertions_;
+    return Must(std::move(result));
+  }
+  void Take(const Status& status) {
+    ++*assertions_;
+    Must(status);
+  }
+  template <typename T>
+  void Refused(const Result<T>& result, ErrorClass error_class, const std::string& named) {
+    ++*assertions_;
+    REQUIRE_FALSE(result.has_value());
+    INFO(result.error().Text());
+    REQUIRE(core::ErrorClassName(result.error().error_class) == core::ErrorClassName(error_class));
+    REQUIRE(result.error().Text().find(named) != std::string::npos);
+  }
+
+  void Topic(const std::string& name, uint32_t partitions = 1) {
+    Take(transport().CreateTopic(name, partitions));
+  }
+
+  // Everything from `offset` on until `count` messages are read, no more; offsets must follow one another.
+  std::vector<events::Event> Read(const std::string& topic, uint32_t partition, uint64_t offset,
+                                  size_t count, const PollLimits& limits = {}) {
+    auto subscription = Take(transport().Subscribe(topic, partition, offset));
+    return Read(*subscription, offset, count, limits);
+  }
+  std::vector<events::Event> Read(Subscription& subscription, uint64_t offset, size_t count,
+                                  PollLimits limits = {}) {
+    std::vector<events::Event> out;
+    MessageBatch batch;
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    while (out.size() < count && std::chrono::steady_clock::now() < deadline) {
+      limits.messages_max = std::min(limits.messages_max, count - out.size());
+      Take(subscription.Poll(limits, &batch));
+      for (const Message& message : batch.messages) {
+        Equal(message.offset, offset + out.size(), "offsets follow one another");
+        out.emplace_back(message.event);
+      }
+    }
+    Equal(out.size(), count, "as many messages as were published");
+    return out;
+  }
+
+  void Nothing(Subscription& subscription) {
+    MessageBatch batch;
+    PollLimits limits;
+    limits.timeout = kNothing;
+    Take(subscription.Poll(limits, &batch));
+    Equal(batch.messages.size(), size_t{0}, "nothing more comes");
+  }
+
+ private:
+  Harness* harness_;
+  uint64_t* assertions_;
+};
+
+std::string Number(uint64_t n) { return std::to_string(n); }
+
+events::Event Keyed(const std::string& key, const std::string& data) {
+  test::EventParts parts;
+  parts.key = key;
+  parts.data = data;
+  return test::MakeEvent(parts);
+}
+
+// ---- the cases
+
+void OrderPerPartition(Case& c) {
+  constexpr uint32_t kPartitions = 4;
+  constexpr int kEvents = 500;
+  c.Topic("order", kPartitions);
+  std::map<uint32_t, std::vector<std::string>> expected;
+  std::vector<events::Event> batch;
+  for (int i = 0; i < kEvents; ++i) {
+    const std::string key = "key-" + Number(static_cast<uint64_t>(i) % 17);
+    expected[bus::PartitionOf(key, kPartitions)].push_back(Number(static_cast<uint64_t>(i)));
+    batch.push_back(Keyed(key, Number(static_cast<uint64_t>(i))));
+    if (i % 7 == 0 || i == kEvents - 1) {
+      c.Equal(c.Take(c.transport().Publish("order", batch)).size(), batch.size(), "a position each");
+      batch.clear();
+    }
+  }
+  for (uint32_t partition = 0; partition < kPartitions; ++partition) {
+    const auto& want = expected[partition];
+    c.Equal(c.Take(c.transport().End("order", partition)).offset, want.size(), "the partition's end");
+    const auto got = c.Read("order", partition, 0, want.size());
+    for (size_t i = 0; i < want.size(); ++i) c.Expect(got[i].view().data == want[i], "in order");
+  }
+}
+
+void PartitionByKey(Case& c) {
+  constexpr uint32_t kPartitions = 5;
+  c.Topic("keys", kPartitions);
+  std::vector<events::Event> batch;
+  std::vector<std::string> keys;
+  for (int i = 0; i < 60; ++i) {
+    test::EventParts parts;
+    parts.id = "id-" + std::to_string(i);
+    if (i % 3 != 0) parts.subject = "subject-" + std::to_string(i);
+    if (i % 3 == 2) parts.key = "key-" + std::to_string(i);
+    keys.push_back(i % 3 == 0 ? parts.id : i % 3 == 1 ? parts.subject : parts.key);
+    parts.data = keys.back();
+    batch.push_back(test::MakeEvent(parts));
+  }
+  const auto positions = c.Take(c.transport().Publish("keys", batch));
+  c.Equal(positions.size(), keys.size(), "a position each");
+  for (size_t i = 0; i < keys.size(); ++i) {
+    c.Equal(positions[i].topic, std::string("keys"), "topic");
+    c.Equal(positions[i].partition, bus::PartitionOf(keys[i], kPartitions), "murmur2 of the key");
+    const auto got = c.Read("keys", positions[i].partition, positions[i].offset, 1);
+    c.Expect(got[0].view().data == keys[i], "the event lies where its position says");
+  }
+}
+
+void DurableOverReopen(Case& c) {
+  c.Topic("durable", 2);
+  std::map<uint32_t, std::vector<std::string>> expected;
+  uint64_t n = 0;
+  for (int round = 0; round < 4; ++round) {
+    for (int i = 0; i < 20; ++i, ++n) {
+      const std::string key = "k" + Number(n % 5);
+      const auto at = c.Take(c.transport().Publish("durable", {Keyed(key, Number(n))}));
+      auto& partition = expected[at[0].partition];
+      c.Equal(at[0].offset, partition.size(), "offsets go on over a reopening");
+      partition.push_back(Number(n));
+    }
+    c.harness().Reopen();
+    for (const auto& [partition, want] : expected) {
+      c.Equal(c.Take(c.transport().End("durable", partition)).offset, want.size(), "the end");
+      const auto got = c.Read("durable", partition, 0, want.size());
+      for (size_t i = 0; i < want.size(); ++i) c.Expect(got[i].view().data == want[i], "kept");
+    }
+  }
+  bool found = false;
+  for (const auto& topic : c.Take(c.transport().Topics())) {
+    found |= topic.name == "durable" && topic.partitions == 2;
+  }
+  c.Expect(found, "the topic is listed after reopening");
+}
+
+void SeekAndReplay(Case& c) {
+  constexpr uint64_t kEvents = 300;
+  c.Topic("replay");
+  std::vector<events::Event> batch;
+  for (uint64_t i = 0; i < kEvents; ++i) batch.push_back(DataEvent(Number(i)));
+  c.Take(c.transport().Publish("replay", batch));
+  Random random(9);
+  auto subscription = c.Take(c.transport().Subscribe("replay", 0, 0));
+  for (int round = 0; round < 60; ++round) {
+    const uint64_t from = Below(random, kEvents);
+    const uint64_t count = 1 + Below(random, kEvents - from);
+    subscription->Seek(from);
+    PollLimits limits;
+    limits.messages_max = 1 + Below(random, 50);
+    std::vector<std::string> got;
+    MessageBatch polled;
+    while (got.size() < count) {
+      c.Take(subscription->Poll(limits, &polled));
+      c.Expect(!polled.messages.empty(), "messages come from any offset");
+      c.Expect(polled.messages.size() <= limits.messages_max, "as many as asked for, at most");
+      for (const Message& message : polled.messages) {
+        c.Equal(message.offset, from + got.size(), "offsets follow one another");
+        got.emplace_back(message.event.data);
+        c.Equal(got.back(), Number(message.offset), "the event of that offset");
+      }
+    }
+  }
+  // A subscription may begin anywhere; behind the end it waits for what comes.
+  for (const uint64_t from : {uint64_t{0}, kEvents / 2, kEvents - 1}) {
+    c.Equal(c.Read("replay", 0, from, kEvents - from).size(), kEvents - from, "from an offset");
+  }
+  auto behind = c.Take(c.transport().Subscribe("replay", 0, kEvents));
+  c.Nothing(*behind);
+  c.Take(c.transport().Publish("replay", {DataEvent("new")}));
+  c.Expect(c.Read(*behind, kEvents, 1)[0].view().data == "new", "what is published later");
+}
+
+void IndependentSubscribers(Case& c) {
+  c.Topic("many");
+  std::vector<events::Event> batch;
+  for (uint64_t i = 0; i < 100; ++i) batch.push_back(DataEvent(Number(i)));
+  c.Take(c.transport().Publish("many", batch));
+  std::vector<std::unique_ptr<Subscription>> subscriptions;
+  std::vector<uint64_t> next;
+  for (uint64_t i = 0; i < 5; ++i) {
+    next.push_back(i * 10);
+    subscriptions.push_back(c.Take(c.transport().Subscribe("many", 0, next.back())));
+  }
+  // In turns, with different steps: none moves another.
+  MessageBatch polled;
+  for (bool more = true; more;) {
+    more = false;
+    for (size_t i = 0; i < subscriptions.size(); ++i) {
+      if (next[i] == 100) continue;
+      more = true;
+      PollLimits limits;
+      limits.messages_max = i + 1;
+      c.Take(subscriptions[i]->Poll(limits, &polled));
+      for (const Message& message : polled.messages) {
+        c.Equal(message.offset, next[i]++, "each has its own place");
+        c.Expect(message.event.data == Number(message.offset), "each reads everything");
+      }
+    }
+  }
+  subscriptions[0].reset();
+  subscriptions[1]->Seek(50);
+  c.Expect(c.Read(*subscriptions[1], 50, 1)[0].view().data == "50", "one that ends disturbs nobody");
+}
+
+void AttributesComeOutAsTheyWentIn(Case& c) {
+  c.Topic("attributes", 1);
+  const uint64_t seed = test::Seed(123);
+  INFO("LEAT_SEED=", seed);
+  Random random(seed);
+  std::vector<events::Event> in;
+  for (int i = 0; i < 200; ++i) {
+    std::vector<std::string> texts;
+    texts.reserve(64);
+    const auto text = [&]() -> std::string_view {
+      // Often absent; otherwise any UTF-8.
+      if (Below(random, 3) == 0) return {};
+      texts.push_back(test::RandomText(random, 1 + Below(random, 30)));
+      return texts.back();
+    };
+    events::EventView view;
+    view.type = "test.happened.v1";
+    view.time_us = static_cast<int64_t>(Below(random, 4'000'000'000'000'000)) - 2'000'000'000'000'000;
+    view.id = text();
+    view.source = text();
+    view.subject = i % 10 == 0 ? std::string_view("attributes/0") : text();
+    view.partitionkey = text();
+    view.dataschema = text();
+    view.correlationid = text();
+    view.causationid = text();
+    view.traceparent = text();
+    if (Below(random, 3) == 0) view.streamversion = random();
+    if (Below(random, 3) == 0) {
+      view.cause = events::Cause{"some.topic", static_cast<uint32_t>(Below(random, 9)), random(),
+                                 2, 3};
+    }
+    if (Below(random, 4) == 0) view.datacontenttype = events::kJsonContentType;
+    std::set<std::string> names;
+    for (uint64_t left = Below(random, 6); left > 0; --left) {
+      names.insert("ext" + Number(Below(random, 100)));
+    }
+    for (const auto& name : names) view.extensions.emplace_back(name, "");
+    for (auto& extension : view.extensions) {
+      texts.push_back(test::RandomText(random, 1 + Below(random, 20)));
+      extension.second = texts.back();
+    }
+    const std::string data = test::RandomBytes(random, Below(random, 300));
+    view.data = data;
+    in.emplace_back(view);
+  }
+  c.Take(c.transport().Publish("attributes", in));
+  c.harness().Reopen();
+  const auto out = c.Read("attributes", 0, 0, in.size());
+  for (size_t i = 0; i < in.size(); ++i) {
+    CAPTURE(i);
+    test::CheckSame(out[i].view(), in[i].view());
+    c.Expect(true, "");
+  }
+}
+
+void DataOfAnySize(Case& c) {
+  c.Topic("sizes");
+  Random random(77);
+  std::vector<std::string> in;
+  for (const size_t size : {size_t{0}, size_t{1}, size_t{255}, size_t{256}, size_t{65'535},
+                            size_t{65'536}, size_t{262'143}, size_t{262'144}, size_t{1} << 20,
+                            (size_t{8} << 20) - 1, size_t{8} << 20}) {
+    std::string data = test::RandomBytes(random, size);
+    if (size == 256) std::iota(data.begin(), data.end(), '\0');  // every byte there is
+    in.push_back(data);
+    c.Take(c.transport().Publish("sizes", {DataEvent(data)}));
+  }
+  c.harness().Reopen();
+  const auto out = c.Read("sizes", 0, 0, in.size());
+  for (size_t i = 0; i < in.size(); ++i) c.Expect(out[i].view().data == in[i], "byte for byte");
+}
+
+void SlowConsumer(Case& c) {
+  c.Topic("slow");
+  Random random(5);
+  std::vector<std::string> in;
+  for (int i = 0; i < 50; ++i) {
+    std::vector<events::Event> batch;
+    for (int j = 0; j < 20; ++j) {
+      in.push_back(test::RandomBytes(random, Below(random, 4000)));
+      batch.push_back(DataEvent(in.back()));
+    }
+    c.Take(c.transport().Publish("slow", batch));
+  }
+  auto subscription = c.Take(c.transport().Subscribe("slow", 0, 0));
+  PollLimits limits;
+  limits.messages_max = 13;
+  limits.bytes_max = 10'000;
+  size_t read = 0;
+  MessageBatch batch;
+  while (read < in.size()) {
+    c.Take(subscription->Poll(limits, &batch));
+    c.Expect(!batch.messages.empty(), "it goes on");
+    c.Expect(batch.messages.size() <= limits.messages_max, "bounded by messages");
+    size_t bytes = 0;
+    for (const Message& message : batch.messages) {
+      c.Expect(message.event.data == in[read++], "nothing is left out");
+      bytes += message.event.data.size();
+    }
+    // The last one may step over the bound; what is before it may not.
+    c.Expect(bytes - batch.messages.back().event.data.size() < limits.bytes_max, "bounded by bytes");
+  }
+  // At least one, however small the bound.
+  subscription->Seek(0);
+  limits.bytes_max = 1;
+  c.Take(subscription->Poll(limits, &batch));
+  c.Equal(batch.messages.size(), size_t{1}, "one message, whatever its size");
+  // A batch outlives the next poll's messages only as long as it is held: views stay good until Clear.
+  MessageBatch held;
+  subscription->Seek(0);
+  c.Take(subscription->Poll({}, &held));
+  auto other = c.Take(c.transport().Subscribe("slow", 0, 500));
+  c.Take(other->Poll({}, &batch));
+  c.Take(subscription->Poll({}, &batch));
+  subscription.reset();
+  for (const Message& message : held.messages) {
+    c.Expect(message.event.data == in[message.offset], "pinned");
+  }
+}
+
+void ThousandTopics(Case& c) {
+  constexpr int kTopics = 1000;
+  const uint32_t most = c.transport().features().topics_max;
+  const int topics = most == 0 ? kTopics : std::min<int>(kTopics, static_cast<int>(most));
+  for (int i = 0; i < topics; ++i) c.Topic("topic." + std::to_string(i));
+  for (int i = 0; i < topics; i += 10) {
+    c.Take(c.transport().Publish("topic." + std::to_string(i), {DataEvent(std::to_string(i))}));
+  }
+  c.harness().Reopen();
+  c.Expect(c.Take(c.transport().Topics()).size() >= static_cast<size_t>(topics), "all are listed");
+  for (int i = 0; i < topics; ++i) {
+    const std::string topic = "topic." + std::to_string(i);
+    c.Equal(c.Take(c.transport().End(topic, 0)).offset, i % 10 == 0 ? 1u : 0u, topic);
+    if (i % 100 == 0) c.Expect(c.Read(topic, 0, 0, 1)[0].view().data == std::to_string(i), "its own");
+  }
+}
+
+void RefusedClearly(Case& c) {
+  c.Refused(c.transport().Publish("nowhere", {DataEvent("x")}), ErrorClass::kNotFound, "nowhere");
+  c.Refused(c.transport().PublishAt("nowhere", 0, 0, {DataEvent("x")}), ErrorClass::kNotFound,
+            "nowhere");
+  c.Refused(c.transport().Subscribe("nowhere", 0, 0), ErrorClass::kNotFound, "nowhere");
+  c.Refused(c.transport().End("nowhere", 0), ErrorClass::kNotFound, "nowhere");
+  c.Topic("three", 3);
+  c.Topic("three", 3);
+  c.Refused(c.transport().CreateTopic("three", 4), ErrorClass::kConflict, "three");
+  c.Refused(c.transport().CreateTopic("not a name", 1), ErrorClass::kInvalid, "not a name");
+  c.Refused(c.transport().CreateTopic("", 1), ErrorClass::kInvalid, "topic name");
+  c.Refused(c.transport().Subscribe("three", 3, 0), ErrorClass::kNotFound, "3");
+  c.Refused(c.transport().End("three", 3), ErrorClass::kNotFound, "3");
+  c.Refused(c.transport().PublishAt("three", 3, 0, {DataEvent("x")}), ErrorClass::kNotFound, "3");
+  // Too large: the event, and with it its batch.
+  const std::string data(c.transport().features().message_bytes_max + 1, 'x');
+  c.Refused(c.transport().Publish("three", {Keyed("k", "fine"), Keyed("k", data)}),
+            ErrorClass::kInvalid, Number(data.size()));
+  c.Refused(c.transport().PublishAt("three", 0, 0, {Keyed("k", data)}), ErrorClass::kInvalid,
+            Number(data.size()));
+  {
+    events::EventView view;
+    view.type = "test.happened.v1";
+    const std::string subject(events::kAttributeBytesMax + 1, 's');
+    view.subject = subject;
+    c.Refused(c.transport().Publish("three", {events::Event(view)}), ErrorClass::kInvalid,
+              "subject");
+    view.subject = "s";
+    view.extensions.assign(events::kExtensionsMax + 1, {"e", "v"});
+    c.Refused(c.transport().Publish("three", {events::Event(view)}), ErrorClass::kInvalid,
+              "extensions");
+    view.extensions = {{"Not-A-Name", "v"}};
+    c.Refused(c.transport().Publish("three", {events::Event(view)}), ErrorClass::kInvalid,
+              "Not-A-Name");
+  }
+  for (uint32_t partition = 0; partition < 3; ++partition) {
+    c.Equal(c.Take(c.transport().End("three", partition)).offset, uint64_t{0}, "nothing was kept");
+  }
+  c.Expect(c.Take(c.transport().Publish("three", {})).empty(), "nothing to publish is no error");
+  if (c.harness().CreateOwnedTopic("owned")) {
+    c.Refused(c.transport().Publish("owned", {DataEvent("x")}), ErrorClass::kConflict, "owned");
+    c.Equal(c.Take(c.transport().End("owned", 0)).offset, uint64_t{0}, "nothing was kept");
+  }
+}
+
+void PublishAtTheEndAlone(Case& c) {
+  c.Topic("numbered", 2);
+  std::vector<events::Event> three{DataEvent("0"), DataEvent("1"), DataEvent("2")};
+  c.Take(c.transport().PublishAt("numbered", 1, 0, three));
+  for (const uint64_t wrong : {uint64_t{0}, uint64_t{1}, uint64_t{2}, uint64_t{4}, uint64_t{1000},
+                               UINT64_MAX}) {
+    c.Refused(c.transport().PublishAt("numbered", 1, wrong, {DataEvent("x")}),
+              ErrorClass::kConflict, "");
+  }
+  c.Refused(c.transport().PublishAt("numbered", 0, 3, {DataEvent("x")}), ErrorClass::kConflict, "");
+  c.Take(c.transport().PublishAt("numbered", 1, 3, {DataEvent("3")}));
+  c.harness().Reopen();
+  c.Refused(c.transport().PublishAt("numbered", 1, 3, {DataEvent("x")}), ErrorClass::kConflict, "");
+  c.Take(c.transport().PublishAt("numbered", 1, 4, {DataEvent("4")}));
+  const auto got = c.Read("numbered", 1, 0, 5);
+  for (size_t i = 0; i < got.size(); ++i) c.Expect(got[i].view().data == Number(i), "in order");
+  // A key that belongs to the other partition stays where it was put.
+  c.Equal(c.Take(c.transport().End("numbered", 0)).offset, uint64_t{0}, "the other partition");
+  // Two relays race: one of them wins each number.
+  std::atomic<int> won{0};
+  {
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < 3; ++t) {
+      threads.emplace_back([&] {
+        for (uint64_t i = 0; i < 30; ++i) {
+          if (c.transport().PublishAt("numbered", 0, i, {DataEvent(Number(i))})) ++won;
+          while (c.transport().End("numbered", 0)->offset <= i) std::this_thread::yield();
+        }
+      });
+    }
+  }
+  c.Equal(won.load(), 30, "each number once");
+  c.Equal(c.Take(c.transport().End("numbered", 0)).offset, uint64_t{30}, "no more than those");
+}
+
+void LiveTail(Case& c) {
+  constexpr uint64_t kEvents = 3000;
+  constexpr int kPublishers = 2;
+  c.Topic("live");
+  c.Topic("noise");  // what other topics do disturbs nothing
+  std::atomic<bool> published{false};
+  std::atomic<int> errors{0};
+  std::vector<std::vector<std::string>> seen(3);
+  {
+    std::vector<std::jthread> threads;
+    for (size_t reader = 0; reader < seen.size(); ++reader) {
+      threads.emplace_back([&, reader] {
+        if (reader == 2) {
+          while (c.transport().End("live", 0)->offset < kEvents / 2) std::this_thread::yield();
+        }
+        auto subscription = c.transport().Subscribe("live", 0, 0);
+        if (!subscription) {
+          ++errors;
+          return;
+        }
+        MessageBatch batch;
+        PollLimits limits;
+        if (reader == 1) limits.messages_max = 3;
+        const auto deadline = std::chrono::steady_clock::now() + kPatience;
+        while (seen[reader].size() < kEvents && std::chrono::steady_clock::now() < deadline) {
+          if (!(*subscription)->Poll(limits, &batch)) ++errors;
+          for (const Message& message : batch.messages) {
+            if (message.offset != seen[reader].size()) ++errors;
+            seen[reader].emplace_back(message.event.data);
+          }
+          // What the end says is there can be read without waiting for it.
+          if (batch.messages.empty()) {
+            const auto end = c.transport().End("live", 0);
+            PollLimits at_once;
+            at_once.timeout = std::chrono::milliseconds(0);
+            if (!(*subscription)->Poll(at_once, &batch)) ++errors;
+            if (batch.messages.empty() && end->offset > seen[reader].size()) ++errors;
+            for (const Message& message : batch.messages) {
+              seen[reader].emplace_back(message.event.data);
+            }
+          }
+        }
+      });
+    }
+    for (int publisher = 0; publisher < kPublishers; ++publisher) {
+      threads.emplace_back([&, publisher] {
+        Random random(static_cast<uint64_t>(publisher));
+        for (uint64_t i = 0; i < kEvents / kPublishers;) {
+          std::vector<events::Event> batch;
+          for (uint64_t left = 1 + Below(random, 20); left > 0 && i < kEvents / kPublishers;
+               --left, ++i) {
+            batch.push_back(DataEvent(Number(static_cast<uint64_t>(publisher)) + "/" + Number(i)));
+          }
+          if (!c.transport().Publish("live", batch)) ++errors;
+          if (!c.transport().Publish("noise", {DataEvent("noise")})) ++errors;
+        }
+        published = true;
+      });
+    }
+  }
+  c.Equal(errors.load(), 0, "no error, no gap");
+  c.Expect(published, "published");
+  std::map<char, uint64_t> next;
+  for (const std::string& data : seen[0]) {
+    c.Expect(data == std::string(1, data[0]) + "/" + Number(next[data[0]]++), "each publisher's order");
+  }
+  for (const auto& other : seen) c.Expect(other == seen[0], "everybody sees the same order");
+  c.Equal(seen[0].size(), kEvents, "everything, once");
+}
+
+void WaitsNoLongerThanAsked(Case& c) {
+  c.Topic("quiet");
+  auto subscription = c.Take(c.transport().Subscribe("quiet", 0, 0));
+  PollLimits limits;
+  MessageBatch batch;
+  limits.timeout = std::chrono::milliseconds(0);
+  c.Take(subscription->Poll(limits, &batch));
+  c.Expect(batch.messages.empty(), "nothing");
+  limits.timeout = std::chrono::milliseconds(80);
+  auto begun = std::chrono::steady_clock::now();
+  c.Take(subscription->Poll(limits, &batch));
+  auto took = std::chrono::steady_clock::now() - begun;
+  c.Expect(took >= std::chrono::milliseconds(60) && took < std::chrono::seconds(20), "the timeout");
+  // A message ends the wait, and so does Wake.
+  limits.timeout = kPatience;
+  begun = std::chrono::steady_clock::now();
+  {
+    std::jthread publisher([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      (void)c.transport().Publish("quiet", {DataEvent("x")});
+    });
+    c.Take(subscription->Poll(limits, &batch));
+  }
+  c.Equal(batch.messages.size(), size_t{1}, "the message");
+  {
+    std::atomic<bool> returned{false};
+    std::jthread waker([&] {
+      while (!returned) {
+        subscription->Wake();
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      }
+    });
+    const auto status = subscription->Poll(limits, &batch);
+    returned = true;
+    c.Take(status);
+  }
+  c.Expect(batch.messages.empty(), "woken without a message");
+  took = std::chrono::steady_clock::now() - begun;
+  c.Expect(took < kPatience, "neither waited for its timeout");
+}
+
+struct NamedCase {
+  const char* name;
+  void (*run)(Case&);
+  bool needs_seek = false;
+};
+
+constexpr NamedCase kCases[] = {
+    {"order per partition", OrderPerPartition},
+    {"partition by key", PartitionByKey},
+    {"durable over reopening", DurableOverReopen},
+    {"seek and replay", SeekAndReplay, true},
+    {"independent subscribers", IndependentSubscribers, true},
+    {"attributes come out as they went in", AttributesComeOutAsTheyWentIn},
+    {"data of any size", DataOfAnySize},
+    {"slow consumer", SlowConsumer},
+    {"a thousand topics", ThousandTopics},
+    {"refused clearly", RefusedClearly},
+    {"publish at the end alone", PublishAtTheEndAlone},
+    {"live tail", LiveTail},
+    {"waits no longer than asked", WaitsNoLongerThanAsked},
+};
+
+}  // namespace
+
+std::vector<CaseResult> RunSuite(const TransportUnderTest& transport) {
+  std::vector<CaseResult> results;
+  for (const NamedCase& named : kCases) {
+    CaseResult result;
+    result.name = named.name;
+    const auto harness = transport.make();
+    INFO(transport.name, ": ", std::string(named.name));
+    if (named.needs_seek && !harness->transport().features().seek) {
+      result.skipped = "no seek";
+    } else {
+      Case one(harness.get(), &result.assertions);
+      named.run(one);
+      result.ran = true;
+    }
+    results.push_back(std::move(result));
+  }
+  return results;
+}
+
+}  // namespace leat::conformance

@@ -1,0 +1,42 @@
+// The contract of bus/bus.h as a suite that every transport passes. To add a transport: derive a Harness, and add one line
+// to the list in transport_test.cc.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bus/bus.h"
+
+namespace leat::conformance {
+
+// One transport under test, with storage of its own. The suite drives it from several threads.
+class Harness {
+ public:
+  virtual ~Harness() = default;
+  // The transport now.
+  virtual bus::Transport& transport() = 0;
+  // Closes the transport and opens it again on the same storage; subscriptions are gone by then.
+  virtual void Reopen() = 0;
+  // A topic that a service owns; false where the transport has no owners.
+  virtual bool CreateOwnedTopic(const std::string& topic) = 0;
+};
+
+struct TransportUnderTest {
+  std::string name;
+  std::function<std::unique_ptr<Harness>()> make;
+};
+
+// How a case ended, for the table.
+struct CaseResult {
+  std::string name;
+  uint64_t assertions = 0;
+  bool ran = false;
+  std::string skipped;  // why, where `Features` says that the transport cannot do it
+};
+
+// Runs every case, each on a harness of its own, as doctest subcases of the test case that calls it.
+std::vector<CaseResult> RunSuite(const TransportUnderTest& transport);
+
+}  // namespace leat::conformance

@@ -1,0 +1,161 @@
+// What the embedded transport has beyond the conformance suite: mounted logs and owned topics.
+#include <doctest/doctest.h>
+
+#include <thread>
+
+#include "bus/embedded/embedded_transport.h"
+#include "runtime/shard.h"
+#include "tests/support/test_support.h"
+
+namespace leat::bus {
+namespace {
+
+using test::DataEvent;
+using test::Must;
+using test::TempFolder;
+
+std::unique_ptr<runtime::Shard> OpenShard(const std::string& path) {
+  runtime::ShardOptions options;
+  options.path = path;
+  options.name = "test-0";
+  options.has_log = true;
+  options.resources = test::SmallResources();
+  return Must(runtime::Shard::Open(options));
+}
+
+void Add(runtime::Shard& shard, std::string_view stream, std::string_view data) {
+  Must(shard.log()->Add(stream, DataEvent(data).view()));
+  Must(shard.Commit(true));
+}
+
+TEST_CASE("a mounted log is a topic") {
+  const TempFolder temp;
+  const auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Add(*shard, "s", "0");
+  Must(transport->Mount("facts", 0, "test", shard->log()));
+  Add(*shard, "s", "1");
+
+  const auto end = Must(transport->End("facts", 0));
+  CHECK(end.offset == 2);
+  CHECK(end.incarnation == shard->log()->incarnation());
+  CHECK(transport->MountedLog("facts", 0) == shard->log());
+  CHECK(transport->MountedLog("facts", 1) == nullptr);
+  CHECK(transport->MountedLog("others", 0) == nullptr);
+  {
+    const auto subscription = Must(transport->Subscribe("facts", 0, 0));
+    MessageBatch batch;
+    Must(subscription->Poll({}, &batch));
+    REQUIRE(batch.messages.size() == 2);
+    CHECK(batch.messages[1].offset == 1);
+    CHECK(batch.messages[1].event.data == "1");
+    CHECK(batch.messages[1].event.source == "test");
+    CHECK(batch.messages[1].event.subject == "s");
+    CHECK(batch.messages[1].event.streamversion == 2);
+    // Live.
+    std::jthread writer([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      Add(*shard, "s", "2");
+    });
+    PollLimits limits;
+    limits.timeout = std::chrono::seconds(30);
+    Must(subscription->Poll(limits, &batch));
+    REQUIRE(batch.messages.size() == 1);
+    CHECK(batch.messages[0].event.data == "2");
+    // At least one message, whatever the limits.
+    subscription->Seek(0);
+    limits.bytes_max = 0;
+    limits.messages_max = 0;
+    Must(subscription->Poll(limits, &batch));
+    CHECK(batch.messages.size() == 1);
+  }
+
+  // Only its shard writes it.
+  CHECK(test::ClassOf(transport->Publish("facts", {DataEvent("x")})) == ErrorClass::kConflict);
+  CHECK(test::ClassOf(transport->PublishAt("facts", 0, 3, {DataEvent("x")})) ==
+        ErrorClass::kConflict);
+  CHECK(test::ClassOf(transport->CreateTopic("facts", 1)) == ErrorClass::kConflict);
+  CHECK(test::ClassOf(transport->CreateOwnedTopic("facts", 1, "other")) == ErrorClass::kConflict);
+  CHECK(test::ClassOf(transport->Mount("facts", 1, "other", shard->log())) ==
+        ErrorClass::kConflict);
+  const auto another = OpenShard(temp.Sub("another"));
+  CHECK(test::ClassOf(transport->Mount("facts", 0, "test", another->log())) ==
+        ErrorClass::kConflict);
+  const auto topics = Must(transport->Topics());
+  REQUIRE(topics.size() == 1);
+  CHECK(topics[0].name == "facts");
+  CHECK(topics[0].owner == "test");
+  CHECK(topics[0].partitions == 1);
+
+  transport->Unmount("facts", 0);
+  transport->Unmount("facts", 0);
+  transport->Unmount("never", 0);
+  CHECK(test::ClassOf(transport->Subscribe("facts", 0, 0)) == ErrorClass::kNotFound);
+  CHECK(Must(transport->Topics()).empty());
+}
+
+TEST_CASE("a stored topic is not mounted over") {
+  const TempFolder temp;
+  const auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Must(transport->CreateOwnedTopic("entries", 1, "ledger"));
+  CHECK(test::ClassOf(transport->Mount("entries", 0, "ledger", shard->log())) ==
+        ErrorClass::kConflict);
+  CHECK(test::ClassOf(transport->Mount("bad name", 0, "ledger", shard->log())) ==
+        ErrorClass::kInvalid);
+  CHECK(Must(transport->Topics()).size() == 1);
+}
+
+TEST_CASE("an owned topic takes only what is published by number") {
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateOwnedTopic("entries", 1, "ledger"));
+  Must(transport->CreateOwnedTopic("entries", 1, "ledger"));
+  CHECK(test::ClassOf(transport->CreateOwnedTopic("entries", 2, "ledger")) ==
+        ErrorClass::kConflict);
+  CHECK(test::ClassOf(transport->CreateTopic("entries", 1)) == ErrorClass::kConflict);
+  const auto refused = transport->Publish("entries", {DataEvent("x")});
+  CHECK(test::ClassOf(refused) == ErrorClass::kConflict);
+  CHECK(refused.error().message.find("ledger") != std::string::npos);
+  Must(transport->PublishAt("entries", 0, 0, {DataEvent("x")}));
+  transport.reset();
+  transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  CHECK(Must(transport->Topics())[0].owner == "ledger");
+  CHECK(Must(transport->End("entries", 0)).offset == 1);
+}
+
+TEST_CASE("topic names and partition counts") {
+  const TempFolder temp;
+  const auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  for (const std::string& name : {std::string(), std::string("."), std::string(".."),
+                                  std::string("a b"), std::string("a/b"), std::string("ä"),
+                                  std::string(201, 'a'), std::string("a\0b", 3)}) {
+    CAPTURE(name);
+    CHECK(test::ClassOf(transport->CreateTopic(name, 1)) == ErrorClass::kInvalid);
+  }
+  CHECK(test::ClassOf(transport->CreateTopic("a", 0)) == ErrorClass::kInvalid);
+  CHECK(test::ClassOf(transport->CreateTopic("a", 1025)) == ErrorClass::kInvalid);
+  Must(transport->CreateTopic(std::string(200, 'a'), 1024));
+}
+
+TEST_CASE("the store is new: its incarnation is, too") {
+  const TempFolder temp;
+  uint32_t first;
+  {
+    const auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+    Must(transport->CreateTopic("t", 1));
+    first = Must(transport->End("t", 0)).incarnation;
+    CHECK(first != 0);
+  }
+  {
+    const auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+    CHECK(Must(transport->End("t", 0)).incarnation == first);
+  }
+  std::filesystem::remove_all(temp.Sub("bus"));
+  const auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("t", 1));
+  CHECK(Must(transport->End("t", 0)).incarnation != first);
+}
+
+}  // namespace
+}  // namespace leat::bus
