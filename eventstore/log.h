@@ -100,6 +100,12 @@ class Log {
                                                 size_t count_max) const {
     return Visible(index_->Forward(stream, from_version, count_max));
   }
+  // The same backwards: versions below `below_version`, descending.
+  Result<std::vector<uint64_t>> StreamPositionsBackward(std::string_view stream,
+                                                        uint64_t below_version,
+                                                        size_t count_max) const {
+    return index_->Backward(stream, below_version, count_max);
+  }
   Result<uint64_t> PublishedVersion(std::string_view stream) const {
     return Visible(index_->PublishedVersion(stream));
   }

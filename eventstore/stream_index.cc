@@ -197,6 +197,17 @@ Result<std::vector<uint64_t>> StreamIndex::Forward(std::string_view stream, uint
   return out;
 }
 
+Result<std::vector<uint64_t>> StreamIndex::Backward(std::string_view stream,
+                                                    uint64_t below_version,
+                                                    size_t count_max) const {
+  LEAT_ASSIGN(const uint64_t version, PublishedVersion(stream));
+  below_version = std::min(below_version, version + 1);
+  const uint64_t count = std::min<uint64_t>(count_max, below_version > 0 ? below_version - 1 : 0);
+  LEAT_ASSIGN(auto out, Forward(stream, below_version - count, count));
+  std::reverse(out.begin(), out.end());
+  return out;
+}
+
 Result<std::vector<StreamInfo>> StreamIndex::List(std::string_view prefix, std::string_view after,
                                                   size_t count_max) const {
   std::set<std::string> names;

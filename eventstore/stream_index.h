@@ -45,6 +45,9 @@ class StreamIndex {
   // Positions of up to `count_max` events with version >= from_version, ascending.
   Result<std::vector<uint64_t>> Forward(std::string_view stream, uint64_t from_version,
                                         size_t count_max) const;
+  // Positions of up to `count_max` events with version < below_version, descending.
+  Result<std::vector<uint64_t>> Backward(std::string_view stream, uint64_t below_version,
+                                         size_t count_max) const;
   // Published number of events of a stream.
   Result<uint64_t> PublishedVersion(std::string_view stream) const;
   // Streams whose name is greater than `after` and starts with `prefix`, by name.

@@ -2,18 +2,13 @@
 
 #include <algorithm>
 
+#include "eventstore/reader.h"
+
 namespace leat::gateway {
 namespace {
 
 constexpr size_t kStepMessages = 512;
 constexpr size_t kStepBytes = 1u << 20;
-
-// "abc*" matches what begins with abc; without '*' only itself.
-bool MatchesPattern(std::string_view pattern, std::string_view text) {
-  if (pattern.empty()) return true;
-  if (pattern.back() == '*') return text.starts_with(pattern.substr(0, pattern.size() - 1));
-  return text == pattern;
-}
 
 std::unexpected<Error> Stale(const events::Position& position) {
   return Fail(ErrorClass::kConflict,
@@ -83,7 +78,8 @@ Result<std::unique_ptr<EventReader>> EventReader::Open(const EventQuery& query,
 }
 
 bool EventReader::Matches(const events::EventView& event) const {
-  return MatchesPattern(query_.type, event.type) && MatchesPattern(query_.stream, event.subject);
+  return eventstore::MatchesPattern(query_.type, event.type) &&
+         eventstore::MatchesPattern(query_.stream, event.subject);
 }
 
 Status EventReader::Step(std::vector<Item>* items) {

@@ -87,6 +87,7 @@ DeciderRunner::DeciderRunner(Shard* shard, Decider* decider, bus::Subscriber* in
 DeciderRunner::~DeciderRunner() = default;
 
 Status DeciderRunner::Start() {
+  LEAT_TRY(shard_->Abandon());
   LEAT_ASSIGN(const auto end, input_->End(options_.topic, options_.partition));
   LEAT_ASSIGN(const bool rebuilding, shard_->Rebuilding());
   if (rebuilding) {
@@ -153,6 +154,7 @@ Status DeciderRunner::Run(std::stop_token stop) {
 
 Status RebuildFromLog(Shard* shard, Evolver* evolver, const RunnerOptions& input,
                       uint32_t input_incarnation, const std::function<void(uint64_t)>& progress) {
+  LEAT_TRY(shard->Abandon());
   LEAT_TRY(shard->ClearRows());
   auto cursor = shard->log()->Read(0);
   eventstore::LogEvent event;
@@ -231,6 +233,7 @@ Status FinishDecision(Shard* shard, Decider* decider, bus::Subscriber* transport
 Status RebuildFromTopic(Shard* shard, Decider* decider, bus::Subscriber* transport,
                         const std::string& own_topic, uint32_t own_partition,
                         const RunnerOptions& input, const std::function<void(uint64_t)>& progress) {
+  LEAT_TRY(shard->Abandon());
   eventstore::Log* log = shard->log();
   LEAT_ASSIGN(const auto end, transport->End(own_topic, own_partition));
   if (log->size() >= end.offset) return {};

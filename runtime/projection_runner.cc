@@ -16,6 +16,7 @@ void ProjectionRunner::Stop() {
 }
 
 Status ProjectionRunner::Start() {
+  LEAT_TRY(shard_->Abandon());
   LEAT_ASSIGN(position_, shard_->Input(options_.topic, options_.partition));
   LEAT_ASSIGN(const auto end, input_->End(options_.topic, options_.partition));
   if (position_.next > end.offset ||

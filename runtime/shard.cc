@@ -68,6 +68,16 @@ Status Shard::Commit(bool sync) {
   return {};
 }
 
+Status Shard::Abandon() {
+  if (log_ != nullptr && log_->StagedBytes() > 0) {
+    return Fail(ErrorClass::kConflict, name() + " was stopped by an error in the middle of a commit",
+                "start leat again");
+  }
+  state_->Reset();
+  staged_ = false;
+  return {};
+}
+
 Status Shard::ClearRows() {
   state_->Reset();
   Batch batch(*database_);

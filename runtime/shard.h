@@ -51,6 +51,9 @@ class Shard {
   // Writes everything staged as one batch and publishes the log. `sync` must be true when events originated: they may not
   // be seen by anybody before they are on the disk. After an error the shard must be opened anew.
   Status Commit(bool sync);
+  // Forgets what is staged, as an error left it. Errors: kConflict when events are among it: the log cannot take them
+  // back, and the shard must be opened anew.
+  Status Abandon();
   // Deletes every row and input position, and keeps the log: what a rebuild starts from. A shard with a log is
   // Rebuilding() from then on, also when it is opened anew, until the commit that follows EndRebuild().
   Status ClearRows();

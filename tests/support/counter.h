@@ -1,0 +1,116 @@
+// A toy service: a counter per key. An input "key+n" leads to n events, each of which counts one up; "key!" is an error.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <string>
+
+#include "runtime/decider.h"
+#include "tests/support/test_support.h"
+
+namespace leat::test {
+
+inline constexpr std::string_view kCounted = "test.counted.v1";
+
+inline events::Event CountInput(std::string_view key, int n, bool continues = false) {
+  EventParts parts;
+  parts.type = continues ? "test.asked_part.v1" : "test.asked.v1";
+  parts.key = key;
+  parts.data = std::string(key) + "+" + std::to_string(n);
+  return MakeEvent(parts);
+}
+
+class Counter final : public runtime::Decider {
+ public:
+  bool Continues(const events::EventView& input) const override {
+    return input.type == "test.asked_part.v1";
+  }
+  bool NeedsLog(const events::EventView& input) const override { return input.subject == "needs log"; }
+
+  Status Decide(const runtime::State& state, const eventstore::Log& log,
+                const events::EventView& input, runtime::Decision* decision) override {
+    ++decided;
+    if (input.subject == "needs log") log_size_seen = log.size();
+    const size_t plus = input.data.find('+');
+    if (plus == std::string_view::npos) return Fail(ErrorClass::kInternal, "cannot decide");
+    const std::string key(input.data.substr(0, plus));
+    const int n = std::stoi(std::string(input.data.substr(plus + 1)));
+    uint64_t count;
+    if (auto read = Read(state, key); read) {
+      count = *read;
+    } else {
+      return std::unexpected(read.error());
+    }
+    for (int i = 0; i < n; ++i) {
+      decision->Add("counter-" + key, kCounted, input.time_us + i, key,
+                    key + "=" + std::to_string(count + static_cast<uint64_t>(i) + 1));
+    }
+    return {};
+  }
+
+  Status Evolve(runtime::State* state, const events::EventView& event, uint64_t) override {
+    ++evolved;
+    const size_t is = event.data.find('=');
+    const std::string key(event.data.substr(0, is));
+    LEAT_ASSIGN(const uint64_t count, Read(*state, key));
+    // A count that does not follow is an event applied twice, or left out.
+    if (std::to_string(count + 1) != event.data.substr(is + 1)) {
+      return Fail(ErrorClass::kInternal, "counter " + key + " is at " + std::to_string(count) +
+                                             ", and an event says " + std::string(event.data));
+    }
+    state->Put("c/" + key, std::to_string(count + 1));
+    return {};
+  }
+
+  static Result<uint64_t> Read(const runtime::State& state, const std::string& key) {
+    std::string value;
+    LEAT_ASSIGN(const bool found, state.Get("c/" + key, &value));
+    return found ? std::stoull(value) : 0;
+  }
+
+  std::atomic<int> decided{0};
+  std::atomic<int> evolved{0};
+  std::atomic<uint64_t> log_size_seen{UINT64_MAX};
+};
+
+// Counts the same events once more, as a projection.
+class CounterProjection final : public runtime::Projection {
+ public:
+  Status Evolve(runtime::State* state, const events::EventView& event, uint64_t offset) override {
+    if (event.data == "!") return Fail(ErrorClass::kInternal, "cannot apply");
+    const size_t is = event.data.find('=');
+    const std::string key(event.data.substr(0, is));
+    LEAT_ASSIGN(const uint64_t count, Counter::Read(*state, key));
+    state->Put("c/" + key, std::to_string(count + 1));
+    state->PutUncached("at/" + std::to_string(offset), event.data);
+    ++total_;
+    return {};
+  }
+  std::shared_ptr<const void> Summary() override { return std::make_shared<const uint64_t>(total_); }
+  Status Load(const runtime::State& state) override {
+    total_ = 0;
+    ++loads;
+    const auto rows = state.Iterate({});
+    for (rows->Seek("c/"); rows->Valid() && rows->key().starts_with("c/"); rows->Next()) {
+      total_ += std::stoull(std::string(rows->value()));
+    }
+    return rows->status();
+  }
+
+  int loads = 0;
+
+ private:
+  uint64_t total_ = 0;
+};
+
+// Every row of a database, in order.
+inline std::map<std::string, std::string> Rows(const eventstore::Database& database) {
+  std::map<std::string, std::string> out;
+  const auto rows = database.NewIterator(eventstore::Family::kRows);
+  for (rows->SeekToFirst(); rows->Valid(); rows->Next()) {
+    out.emplace(rows->key(), rows->value());
+  }
+  return out;
+}
+
+}  // namespace leat::test

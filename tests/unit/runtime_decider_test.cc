@@ -1,0 +1,613 @@
+// The decider's runner, the relay and the rebuilds, with a toy decider over the embedded transport.
+#include <doctest/doctest.h>
+
+#include <thread>
+
+#include "bus/embedded/embedded_transport.h"
+#include "runtime/decider_runner.h"
+#include "runtime/relay.h"
+#include "runtime/shard.h"
+#include "tests/support/counter.h"
+#include "tests/support/test_support.h"
+
+namespace leat::runtime {
+namespace {
+
+using bus::EmbeddedTransport;
+using test::Below;
+using test::Counter;
+using test::CountInput;
+using test::Must;
+using test::Random;
+using test::TempFolder;
+
+constexpr auto kPatience = std::chrono::seconds(60);
+
+std::unique_ptr<Shard> OpenShard(const std::string& path) {
+  ShardOptions options;
+  options.path = path;
+  options.name = "counter-0";
+  options.has_log = true;
+  options.resources = test::SmallResources();
+  return Must(Shard::Open(options));
+}
+
+RunnerOptions Input() {
+  RunnerOptions options;
+  options.topic = "asked";
+  return options;
+}
+
+// What stands on a topic, as "type subject key data n/m".
+std::vector<std::string> ReadTopic(bus::Subscriber& transport, const std::string& topic) {
+  std::vector<std::string> out;
+  const uint64_t end = Must(transport.End(topic, 0)).offset;
+  const auto subscription = Must(transport.Subscribe(topic, 0, 0));
+  bus::MessageBatch batch;
+  while (out.size() < end) {
+    Must(subscription->Poll({}, &batch));
+    for (const auto& message : batch.messages) {
+      const auto& event = message.event;
+      out.push_back(std::string(event.type) + " " + std::string(event.subject) + " " +
+                    std::string(event.partitionkey) + " " + std::string(event.data) + " " +
+                    (event.cause ? std::to_string(event.cause->offset) + "#" +
+                                       std::to_string(event.cause->n) + "/" +
+                                       std::to_string(event.cause->m)
+                                 : "-"));
+    }
+  }
+  return out;
+}
+
+std::vector<std::string> ReadLog(const eventstore::Log& log) {
+  std::vector<std::string> out;
+  eventstore::LogCursor cursor = log.Read(0);
+  eventstore::LogEvent event;
+  while (Must(cursor.Next(&event))) {
+    const auto view = Must(event.Decode());
+    out.push_back(std::string(view.type) + " " + std::string(view.subject) + " " +
+                  std::string(view.partitionkey) + " " + std::string(view.data) + " " +
+                  (view.cause ? std::to_string(view.cause->offset) + "#" +
+                                    std::to_string(view.cause->n) + "/" +
+                                    std::to_string(view.cause->m)
+                              : "-"));
+  }
+  return out;
+}
+
+// What the inputs must lead to, worked out without the runtime.
+struct Expected {
+  std::vector<std::string> events;
+  std::map<std::string, std::string> rows;
+  std::map<std::string, uint64_t> counts;
+  uint64_t inputs = 0;
+
+  void Apply(const std::string& key, int n) {
+    for (int i = 1; i <= n; ++i) {
+      const uint64_t count = ++counts[key];
+      events.push_back("test.counted.v1 counter-" + key + " " + key + " " + key + "=" +
+                       std::to_string(count) + " " + std::to_string(inputs) + "#" +
+                       std::to_string(i) + "/" + std::to_string(n));
+      rows["c/" + key] = std::to_string(count);
+    }
+    ++inputs;
+  }
+};
+
+void Publish(EmbeddedTransport& transport, Expected* expected, const std::string& key, int n) {
+  Must(transport.Publish("asked", {CountInput(key, n)}));
+  expected->Apply(key, n);
+}
+
+TEST_CASE("inputs are decided once, over any number of restarts") {
+  const uint64_t seed = test::Seed(31);
+  INFO("LEAT_SEED=", seed);
+  Random random(seed);
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("asked", 1));
+  Expected expected;
+  for (int round = 0; round < 12; ++round) {
+    const auto shard = OpenShard(temp.Sub("shard"));
+    Counter counter;
+    DeciderRunner runner(shard.get(), &counter, transport.get(), Input());
+    Must(runner.Start());
+    for (uint64_t left = Below(random, 60); left > 0; --left) {
+      Publish(*transport, &expected, "k" + std::to_string(Below(random, 5)),
+              static_cast<int>(Below(random, 4)));
+    }
+    // Sometimes it is stopped in the middle.
+    if (round % 3 != 0) {
+      REQUIRE(runner.status().WaitApplied(expected.inputs, kPatience));
+      CHECK(test::Rows(shard->database()) == expected.rows);
+      CHECK(ReadLog(*shard->log()) == expected.events);
+    }
+    CHECK(runner.status().error().has_value());
+  }
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  {
+    DeciderRunner runner(shard.get(), &counter, transport.get(), Input());
+    Must(runner.Start());
+    REQUIRE(runner.status().WaitApplied(expected.inputs, kPatience));
+  }
+  CHECK(test::Rows(shard->database()) == expected.rows);
+  CHECK(ReadLog(*shard->log()) == expected.events);
+  CHECK(Must(shard->Input("asked", 0)).next == expected.inputs);
+  Must(shard->log()->Verify(nullptr, nullptr));
+}
+
+TEST_CASE("rows, events and the input position are one commit, and what was not committed is nothing") {
+  const TempFolder temp;
+  Counter counter;
+  const events::Cause cause{"asked", 0, 6, 0, 0};
+  {
+    const auto shard = OpenShard(temp.Sub("shard"));
+    Decision decision;
+    Must(counter.Decide(shard->state(), *shard->log(), CountInput("a", 2).view(), &decision));
+    Must(StageDecision(shard.get(), &counter, decision, &cause));
+    shard->SetInput("asked", 0, {7, 99});
+    // Staged writes are seen by the service itself and by nobody else.
+    CHECK(Must(Counter::Read(shard->state(), "a")) == 2);
+    CHECK(test::Rows(shard->database()).empty());
+    CHECK(shard->log()->size() == 0);
+    CHECK(shard->HasStaged());
+    CHECK(shard->StagedBytes() > 0);
+    // Killed here.
+  }
+  {
+    const auto shard = OpenShard(temp.Sub("shard"));
+    CHECK(test::Rows(shard->database()).empty());
+    CHECK(shard->log()->size() == 0);
+    CHECK(Must(shard->Input("asked", 0)).next == 0);
+    Decision decision;
+    Must(counter.Decide(shard->state(), *shard->log(), CountInput("a", 2).view(), &decision));
+    Must(StageDecision(shard.get(), &counter, decision, &cause));
+    shard->SetInput("asked", 0, {7, 99});
+    Must(shard->Commit(true));
+    CHECK_FALSE(shard->HasStaged());
+  }
+  const auto shard = OpenShard(temp.Sub("shard"));
+  CHECK(test::Rows(shard->database()) == std::map<std::string, std::string>{{"c/a", "2"}});
+  CHECK(shard->log()->size() == 2);
+  const auto input = Must(shard->Input("asked", 0));
+  CHECK(input.next == 7);
+  CHECK(input.incarnation == 99);
+  CHECK(Must(shard->Input("asked", 1)).next == 0);
+  CHECK(Must(shard->Input("other", 0)).next == 0);
+}
+
+TEST_CASE("an input whose decision is an error stops the runner before it") {
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("asked", 1));
+  Expected expected;
+  Publish(*transport, &expected, "a", 2);
+  Must(transport->Publish("asked", {test::DataEvent("no plus")}));
+  auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  {
+    DeciderRunner runner(shard.get(), &counter, transport.get(), Input());
+    Must(runner.Start());
+    CHECK_FALSE(runner.status().WaitApplied(2, kPatience));  // returns when it stopped
+    const auto error = runner.status().error();
+    REQUIRE_FALSE(error.has_value());
+    CHECK(error.error().message.find("cannot decide") != std::string::npos);
+  }
+  // What came before it in the same batch is staged and cannot be taken back: nobody may build on that.
+  CHECK(shard->log()->size() == 0);
+  DeciderRunner again(shard.get(), &counter, transport.get(), Input());
+  CHECK(test::ClassOf(again.Start()) == ErrorClass::kConflict);
+  CHECK(test::ClassOf(RebuildFromLog(shard.get(), &counter, Input(), 0, nullptr)) ==
+        ErrorClass::kConflict);
+  // Opened anew it is where it was.
+  shard.reset();
+  shard = OpenShard(temp.Sub("shard"));
+  RunnerOptions first = Input();
+  first.stop_at = 1;
+  DeciderRunner anew(shard.get(), &counter, transport.get(), first);
+  Must(anew.Start());
+  REQUIRE(anew.status().WaitApplied(1, kPatience));
+  CHECK(ReadLog(*shard->log()) == expected.events);
+}
+
+TEST_CASE("an input and those it continues in are one commit") {
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("asked", 1));
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  RunnerOptions options = Input();
+  options.commit_bytes = 1;  // a commit after every input that may end one
+  DeciderRunner runner(shard.get(), &counter, transport.get(), options);
+  Must(runner.Start());
+  Must(transport->Publish("asked", {CountInput("a", 1, true)}));
+  while (counter.decided < 1) std::this_thread::yield();
+  // Decided, and not to be seen: its other half has not come.
+  std::this_thread::sleep_for(std::chrono::milliseconds(250));
+  CHECK(shard->log()->size() == 0);
+  CHECK(runner.status().applied() == 0);
+  Must(transport->Publish("asked", {CountInput("a", 1)}));
+  REQUIRE(runner.status().WaitApplied(2, kPatience));
+  CHECK(shard->log()->size() == 2);
+  size_t records = 0;
+  const auto iterator = shard->database().NewIterator(eventstore::Family::kLog);
+  for (iterator->SeekToFirst(); iterator->Valid(); iterator->Next()) ++records;
+  CHECK(records == 1);
+}
+
+TEST_CASE("a decision that reads the log finds in it what was decided before") {
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("asked", 1));
+  std::vector<events::Event> inputs{CountInput("a", 3), CountInput("b", 2)};
+  test::EventParts parts;
+  parts.key = "c";
+  parts.subject = "needs log";
+  parts.data = "c+1";
+  inputs.push_back(test::MakeEvent(parts));
+  Must(transport->Publish("asked", inputs));
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  DeciderRunner runner(shard.get(), &counter, transport.get(), Input());
+  Must(runner.Start());
+  REQUIRE(runner.status().WaitApplied(3, kPatience));
+  CHECK(counter.log_size_seen == 5);
+}
+
+TEST_CASE("a runner ends before the offset it was told to stop at") {
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("asked", 1));
+  Expected expected;
+  for (int i = 0; i < 20; ++i) Publish(*transport, &expected, "a", 1);
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  RunnerOptions options = Input();
+  options.stop_at = 7;
+  DeciderRunner runner(shard.get(), &counter, transport.get(), options);
+  Must(runner.Start());
+  REQUIRE(runner.status().WaitApplied(7, kPatience));
+  CHECK_FALSE(runner.status().WaitApplied(8, std::chrono::milliseconds(300)));
+  CHECK(runner.status().error().has_value());
+  CHECK(shard->log()->size() == 7);
+}
+
+TEST_CASE("an input that was created anew is refused") {
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("asked", 1));
+  Expected expected;
+  Publish(*transport, &expected, "a", 1);
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  {
+    DeciderRunner runner(shard.get(), &counter, transport.get(), Input());
+    Must(runner.Start());
+    REQUIRE(runner.status().WaitApplied(1, kPatience));
+  }
+  transport.reset();
+  std::filesystem::remove_all(temp.Sub("bus"));
+  transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("asked", 1));
+  for (int i = 0; i < 3; ++i) Publish(*transport, &expected, "a", 1);
+  DeciderRunner runner(shard.get(), &counter, transport.get(), Input());
+  CHECK(test::ClassOf(runner.Start()) == ErrorClass::kConflict);
+}
+
+// A subscriber that leaves an offset out.
+class Gappy final : public bus::Subscriber {
+ public:
+  Gappy(bus::Subscriber* inner, uint64_t missing) : inner_(inner), missing_(missing) {}
+  Result<std::unique_ptr<bus::Subscription>> Subscribe(std::string_view topic, uint32_t partition,
+                                                       uint64_t offset) override {
+    LEAT_ASSIGN(auto subscription, inner_->Subscribe(topic, partition, offset));
+    return std::make_unique<Leaving>(std::move(subscription), missing_);
+  }
+  Result<bus::PartitionEnd> End(std::string_view topic, uint32_t partition) override {
+    return inner_->End(topic, partition);
+  }
+
+ private:
+  class Leaving final : public bus::Subscription {
+   public:
+    Leaving(std::unique_ptr<bus::Subscription> inner, uint64_t missing)
+        : inner_(std::move(inner)), missing_(missing) {}
+    Status Poll(const bus::PollLimits& limits, bus::MessageBatch* batch) override {
+      LEAT_TRY(inner_->Poll(limits, batch));
+      std::erase_if(batch->messages, [&](const auto& m) { return m.offset == missing_; });
+      return {};
+    }
+    void Seek(uint64_t offset) override { inner_->Seek(offset); }
+    void Wake() override { inner_->Wake(); }
+
+   private:
+    std::unique_ptr<bus::Subscription> inner_;
+    uint64_t missing_;
+  };
+  bus::Subscriber* inner_;
+  uint64_t missing_;
+};
+
+TEST_CASE("a gap in the input stops the runner") {
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("asked", 1));
+  Expected expected;
+  for (int i = 0; i < 6; ++i) Publish(*transport, &expected, "a", 1);
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  Gappy gappy(transport.get(), 3);
+  {
+    DeciderRunner runner(shard.get(), &counter, &gappy, Input());
+    Must(runner.Start());
+    CHECK_FALSE(runner.status().WaitApplied(6, kPatience));
+    const auto error = runner.status().error();
+    CHECK(test::ClassOf(error) == ErrorClass::kCorrupt);
+    CHECK(error.error().message.find("expected offset 3, got 4") != std::string::npos);
+  }
+  CHECK(shard->log()->size() <= 3);
+  // With the whole input it goes on where it was; rows of what was not committed are gone with the shard.
+  const uint64_t before = shard->log()->size();
+  CHECK(Must(shard->Input("asked", 0)).next == before);
+}
+
+// ---- relay and rebuild
+
+class Relayed {
+ public:
+  Relayed() {
+    transport_ = Must(EmbeddedTransport::Open(temp_.Sub("bus")));
+    Must(transport_->CreateTopic("asked", 1));
+    Must(transport_->CreateOwnedTopic("counted", 1, "counter"));
+    shard_ = OpenShard(temp_.Sub("shard"));
+  }
+  // Runs the decider, and the relay where asked, until everything is applied and published.
+  void Run(bool relay = true) {
+    std::unique_ptr<Relay> relaying;
+    if (relay) {
+      relaying = std::make_unique<Relay>(shard_->log(), transport_.get(), "counted", 0);
+      Must(relaying->Start());
+    }
+    DeciderRunner runner(shard_.get(), &counter_, transport_.get(), Input());
+    Must(runner.Start());
+    const bool applied = runner.status().WaitApplied(expected_.inputs, kPatience);
+    if (!applied) Must(runner.status().error());
+    REQUIRE(applied);
+    if (relay) REQUIRE(relaying->status().WaitApplied(shard_->log()->size(), kPatience));
+  }
+  void DeleteShard() {
+    shard_.reset();
+    std::filesystem::remove_all(temp_.Sub("shard"));
+    shard_ = OpenShard(temp_.Sub("shard"));
+  }
+  void ReopenShard() {
+    shard_.reset();
+    shard_ = OpenShard(temp_.Sub("shard"));
+  }
+  Status Rebuild() {
+    return RebuildFromTopic(shard_.get(), &counter_, transport_.get(), "counted", 0, Input(),
+                            nullptr);
+  }
+  void Ask(const std::string& key, int n) { Publish(*transport_, &expected_, key, n); }
+  void CheckAll() {
+    CHECK(test::Rows(shard_->database()) == expected_.rows);
+    CHECK(ReadLog(*shard_->log()) == expected_.events);
+    CHECK(ReadTopic(*transport_, "counted") == expected_.events);
+  }
+
+  EmbeddedTransport& transport() { return *transport_; }
+  Shard& shard() { return *shard_; }
+  Counter& counter() { return counter_; }
+  Expected& expected() { return expected_; }
+  const TempFolder& temp() { return temp_; }
+
+ private:
+  TempFolder temp_;
+  std::unique_ptr<EmbeddedTransport> transport_;
+  std::unique_ptr<Shard> shard_;
+  Counter counter_;
+  Expected expected_;
+};
+
+TEST_CASE("the relay publishes everything once, over restarts at any moment") {
+  Relayed world;
+  Random random(17);
+  for (int round = 0; round < 10; ++round) {
+    Relay relay(world.shard().log(), &world.transport(), "counted", 0);
+    Must(relay.Start());
+    DeciderRunner runner(&world.shard(), &world.counter(), &world.transport(), Input());
+    Must(runner.Start());
+    for (uint64_t left = Below(random, 40); left > 0; --left) {
+      world.Ask("k" + std::to_string(Below(random, 3)), static_cast<int>(Below(random, 4)));
+    }
+    if (round % 2 == 0) REQUIRE(runner.status().WaitApplied(world.expected().inputs, kPatience));
+  }
+  world.Run();
+  world.CheckAll();
+  // What is published carries what the log says of it.
+  const auto subscription = Must(world.transport().Subscribe("counted", 0, 0));
+  bus::MessageBatch batch;
+  Must(subscription->Poll({}, &batch));
+  REQUIRE_FALSE(batch.messages.empty());
+  CHECK(batch.messages[0].event.streamversion == 1);
+  CHECK(events::EventId(batch.messages[0].event).starts_with("asked/0@"));
+}
+
+TEST_CASE("a relay does not start on a topic that is longer than its log") {
+  Relayed world;
+  world.Ask("a", 3);
+  world.Run();
+  world.DeleteShard();
+  Relay relay(world.shard().log(), &world.transport(), "counted", 0);
+  CHECK(test::ClassOf(relay.Start()) == ErrorClass::kConflict);
+}
+
+TEST_CASE("a shard is rebuilt from its topic: rows, position, and a log with the same root") {
+  Relayed world;
+  for (int i = 0; i < 50; ++i) world.Ask("k" + std::to_string(i % 7), i % 4);
+  world.Run();
+  const Hash root = world.shard().log()->Root();
+  world.DeleteShard();
+  CHECK(world.shard().log()->size() == 0);
+  Must(world.Rebuild());
+  CHECK(world.shard().log()->Root() == root);
+  world.CheckAll();
+  // What comes after goes on from there, inputs without events at the end are decided again.
+  world.Ask("k1", 2);
+  world.Run();
+  world.CheckAll();
+  // A second time there is nothing to do.
+  const int evolved = world.counter().evolved;
+  Must(world.Rebuild());
+  CHECK(world.counter().evolved == evolved);
+  Must(world.shard().log()->Verify(nullptr, nullptr));
+}
+
+TEST_CASE("a shard that is behind its topic takes only what it lacks") {
+  Relayed world;
+  for (int i = 0; i < 10; ++i) world.Ask("a", 1);
+  world.Run();
+  std::filesystem::copy(world.temp().Sub("shard"), world.temp().Sub("old"),
+                        std::filesystem::copy_options::recursive);
+  for (int i = 0; i < 10; ++i) world.Ask("a", 2);
+  world.Run();
+  auto old = OpenShard(world.temp().Sub("old"));
+  REQUIRE(old->log()->size() == 10);
+  Counter counter;
+  Must(RebuildFromTopic(old.get(), &counter, &world.transport(), "counted", 0, Input(), nullptr));
+  CHECK(counter.evolved == 20);
+  CHECK(old->log()->Root() == world.shard().log()->Root());
+  CHECK(test::Rows(old->database()) == world.expected().rows);
+  CHECK(Must(old->Input("asked", 0)).next == 20);
+}
+
+// Publishes the first `count` events of the shard's log, as a relay does, and forgets the shard.
+void HalfPublish(Relayed& world, uint64_t count,
+                 const std::function<events::Event(const events::EventView&, uint64_t)>& change) {
+  world.Run(false);
+  std::vector<events::Event> events;
+  eventstore::LogCursor cursor = world.shard().log()->Read(0);
+  eventstore::LogEvent event;
+  while (events.size() < count) {
+    REQUIRE(Must(cursor.Next(&event)));
+    const auto view = Must(event.Decode());
+    events.push_back(change ? change(view, event.position) : events::Event(view));
+  }
+  Must(world.transport().PublishAt("counted", 0, 0, std::move(events)));
+}
+
+TEST_CASE("a decision that was published in part is finished") {
+  for (const uint64_t published : {0, 2, 3, 4, 8, 9}) {
+    CAPTURE(published);
+    Relayed world;
+    world.Ask("a", 3);
+    world.Ask("b", 0);
+    world.Ask("a", 4);
+    world.Ask("b", 2);
+    if (published == 0) {
+      world.Run(false);
+    } else {
+      HalfPublish(world, published, nullptr);
+    }
+    const Hash root = world.shard().log()->Root();
+    world.DeleteShard();
+    Must(world.Rebuild());
+    // Whole decisions alone are in the log now.
+    const uint64_t whole = published == 0 ? 0 : published <= 3 ? 3 : published <= 7 ? 7 : 9;
+    CHECK(world.shard().log()->size() == whole);
+    world.Run();
+    world.CheckAll();
+    CHECK(world.shard().log()->Root() == root);
+  }
+}
+
+TEST_CASE("a decision whose published part differs stops with an error") {
+  const auto refused = [](const std::function<void(events::EventView*)>& change) {
+    Relayed world;
+    world.Ask("a", 1);
+    world.Ask("a", 3);
+    HalfPublish(world, 3, [&](const events::EventView& view, uint64_t position) {
+      events::EventView changed = view;
+      if (position == 2) change(&changed);
+      return events::Event(changed);
+    });
+    world.DeleteShard();
+    const auto status = world.Rebuild();
+    if (status) return std::string("accepted");
+    // The half is not there; what was whole before it may be.
+    CHECK(world.shard().log()->size() <= 1);
+    CHECK(Must(world.shard().Input("asked", 0)).next <= 1);
+    return std::string(core::ErrorClassName(status.error().error_class));
+  };
+  CHECK(refused([](events::EventView*) {}) == "accepted");
+  CHECK(refused([](events::EventView* view) { view->data = "a=9"; }) == "conflict");
+  CHECK(refused([](events::EventView* view) { view->type = "test.other.v1"; }) == "conflict");
+  CHECK(refused([](events::EventView* view) { view->time_us += 1; }) == "conflict");
+  CHECK(refused([](events::EventView* view) { view->partitionkey = "z"; }) == "conflict");
+  CHECK(refused([](events::EventView* view) { view->subject = "counter-z"; }) == "conflict");
+  CHECK(refused([](events::EventView* view) { view->id = "mine"; }) == "conflict");
+  // Another cause, or a number that does not follow: the decision is broken off.
+  CHECK(refused([](events::EventView* view) { view->cause->n = 1; }) == "corrupt");
+  CHECK(refused([](events::EventView* view) { view->cause->offset = 0; }) == "corrupt");
+  CHECK(refused([](events::EventView* view) { view->cause->m = 2; }) == "corrupt");
+  CHECK(refused([](events::EventView* view) { view->cause.reset(); }) == "corrupt");
+}
+
+TEST_CASE("a shard's rows are rebuilt from its own log") {
+  Relayed world;
+  for (int i = 0; i < 30; ++i) world.Ask("k" + std::to_string(i % 3), i % 3);
+  world.Run();
+  const auto end = Must(world.transport().End("asked", 0));
+  // Rows that are wrong, and one too many.
+  world.shard().state().Put("c/k1", "1000");
+  world.shard().state().Put("x", "stray");
+  Must(world.shard().Commit(true));
+  uint64_t last = 0;
+  Must(RebuildFromLog(&world.shard(), &world.counter(), Input(), end.incarnation,
+                      [&](uint64_t done) { last = done; }));
+  CHECK(last == world.shard().log()->size());
+  world.CheckAll();
+  CHECK_FALSE(Must(world.shard().Rebuilding()));
+  // Its position is that of the last input with an event; it goes on from there.
+  world.ReopenShard();
+  world.Ask("k0", 1);
+  world.Run();
+  world.CheckAll();
+}
+
+TEST_CASE("a rebuild that was interrupted is made again before anything is decided") {
+  Relayed world;
+  for (int i = 0; i < 30; ++i) world.Ask("k" + std::to_string(i % 3), 2);
+  world.Run();
+  // The rows are cleared, some are back, and the process is killed.
+  Must(world.shard().ClearRows());
+  world.shard().state().Put("c/k0", "1");
+  Must(world.shard().Commit(true));
+  world.ReopenShard();
+  CHECK(Must(world.shard().Rebuilding()));
+  world.Ask("k0", 1);
+  world.Run();
+  CHECK_FALSE(Must(world.shard().Rebuilding()));
+  world.CheckAll();
+}
+
+TEST_CASE("events decided from nothing a topic carried have no cause") {
+  const TempFolder temp;
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  Decision decision;
+  decision.Add("counter-a", test::kCounted, 5, "a", "a=1", "my id");
+  Must(StageDecision(shard.get(), &counter, decision, nullptr));
+  Must(shard->Commit(true));
+  eventstore::LogCursor cursor = shard->log()->Read(0);
+  eventstore::LogEvent event;
+  REQUIRE(Must(cursor.Next(&event)));
+  const auto view = Must(event.Decode());
+  CHECK_FALSE(view.cause.has_value());
+  CHECK(view.id == "my id");
+  CHECK(view.source == "leat/counter-0");
+}
+
+}  // namespace
+}  // namespace leat::runtime

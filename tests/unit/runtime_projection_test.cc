@@ -1,0 +1,335 @@
+#include <doctest/doctest.h>
+
+#include <thread>
+
+#include "bus/embedded/embedded_transport.h"
+#include "runtime/projection_runner.h"
+#include "runtime/shard.h"
+#include "tests/support/counter.h"
+#include "tests/support/test_support.h"
+
+namespace leat::runtime {
+namespace {
+
+using bus::EmbeddedTransport;
+using test::CounterProjection;
+using test::Must;
+using test::TempFolder;
+
+constexpr auto kPatience = std::chrono::seconds(60);
+
+std::unique_ptr<Shard> OpenShard(const std::string& path, bool has_log = false) {
+  ShardOptions options;
+  options.path = path;
+  options.name = "projection-0";
+  options.has_log = has_log;
+  options.resources = test::SmallResources();
+  return Must(Shard::Open(options));
+}
+
+RunnerOptions Input() {
+  RunnerOptions options;
+  options.topic = "counted";
+  return options;
+}
+
+void Publish(EmbeddedTransport& transport, const std::string& data) {
+  Must(transport.Publish("counted", {test::DataEvent(data)}));
+}
+
+struct World {
+  TempFolder temp;
+  std::unique_ptr<EmbeddedTransport> transport;
+  World() { Open(); }
+  void Open() {
+    transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+    Must(transport->CreateTopic("counted", 1));
+  }
+  void Recreate() {
+    transport.reset();
+    std::filesystem::remove_all(temp.Sub("bus"));
+    Open();
+  }
+};
+
+TEST_CASE("a projection applies everything once over restarts") {
+  World world;
+  uint64_t events = 0;
+  for (int round = 0; round < 6; ++round) {
+    const auto shard = OpenShard(world.temp.Sub("shard"));
+    CounterProjection projection;
+    ProjectionRunner runner(shard.get(), &projection, world.transport.get(), Input());
+    Must(runner.Start());
+    CHECK(projection.loads == 1);
+    for (int i = 0; i < 25; ++i, ++events) Publish(*world.transport, "a=" + std::to_string(i));
+    if (round % 2 == 0) continue;  // stopped anywhere
+    REQUIRE(runner.status().WaitApplied(events, kPatience));
+    const auto view = runner.view();
+    CHECK(view->input.next == events);
+    std::string value;
+    REQUIRE(Must(view->Get("c/a", &value)));
+    CHECK(value == std::to_string(events));
+    CHECK(*static_cast<const uint64_t*>(view->summary.get()) == events);
+    // Rows that pass the cache by are committed with the others.
+    CHECK(test::Rows(shard->database()).size() == events + 1);
+  }
+}
+
+TEST_CASE("a view does not change") {
+  World world;
+  const auto shard = OpenShard(world.temp.Sub("shard"));
+  CounterProjection projection;
+  ProjectionRunner runner(shard.get(), &projection, world.transport.get(), Input());
+  Must(runner.Start());
+  const auto empty = runner.view();
+  const uint64_t generation = runner.generation();
+  Publish(*world.transport, "a=1");
+  REQUIRE(runner.status().WaitApplied(1, kPatience));
+  const auto one = runner.view();
+  CHECK(runner.generation() > generation);
+  for (int i = 0; i < 20; ++i) Publish(*world.transport, "a=2");
+  REQUIRE(runner.status().WaitApplied(21, kPatience));
+  std::string value;
+  CHECK_FALSE(Must(empty->Get("c/a", &value)));
+  CHECK(empty->input.next == 0);
+  REQUIRE(Must(one->Get("c/a", &value)));
+  CHECK(value == "1");
+  CHECK(one->input.next == 1);
+  const auto rows = one->Iterate();
+  size_t count = 0;
+  for (rows->SeekToFirst(); rows->Valid(); rows->Next()) ++count;
+  CHECK(count == 2);
+}
+
+TEST_CASE("views beside the writer are whole commits") {
+  World world;
+  const auto shard = OpenShard(world.temp.Sub("shard"));
+  CounterProjection projection;
+  RunnerOptions options = Input();
+  options.commit_bytes = 200;  // many commits
+  ProjectionRunner runner(shard.get(), &projection, world.transport.get(), options);
+  Must(runner.Start());
+  constexpr uint64_t kEvents = 2000;
+  std::atomic<int> wrong{0};
+  {
+    std::vector<std::jthread> readers;
+    for (int i = 0; i < 2; ++i) {
+      readers.emplace_back([&] {
+        uint64_t seen = 0;
+        while (seen < kEvents) {
+          const auto view = runner.view();
+          std::string value;
+          const auto found = view->Get("c/a", &value);
+          const uint64_t count = found && *found ? std::stoull(value) : 0;
+          // Rows, position and summary are of one moment, which never goes back.
+          if (count != view->input.next) ++wrong;
+          if (count != *static_cast<const uint64_t*>(view->summary.get())) ++wrong;
+          if (count < seen) ++wrong;
+          seen = count;
+        }
+      });
+    }
+    for (uint64_t i = 0; i < kEvents; i += 20) {
+      std::vector<events::Event> batch(20, test::DataEvent("a=1"));
+      Must(world.transport->Publish("counted", batch));
+    }
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("a projection of an input that was created anew is built anew") {
+  World world;
+  for (int i = 0; i < 5; ++i) Publish(*world.transport, "old=1");
+  {
+    const auto shard = OpenShard(world.temp.Sub("shard"));
+    CounterProjection projection;
+    ProjectionRunner runner(shard.get(), &projection, world.transport.get(), Input());
+    Must(runner.Start());
+    REQUIRE(runner.status().WaitApplied(5, kPatience));
+  }
+  world.Recreate();
+  for (int i = 0; i < 7; ++i) Publish(*world.transport, "new=1");
+  for (int round = 0; round < 2; ++round) {
+    const auto shard = OpenShard(world.temp.Sub("shard"));
+    CounterProjection projection;
+    ProjectionRunner runner(shard.get(), &projection, world.transport.get(), Input());
+    Must(runner.Start());
+    REQUIRE(runner.status().WaitApplied(7, kPatience));
+    std::string value;
+    const auto view = runner.view();
+    CHECK_FALSE(Must(view->Get("c/old", &value)));
+    REQUIRE(Must(view->Get("c/new", &value)));
+    CHECK(value == "7");
+    CHECK(*static_cast<const uint64_t*>(view->summary.get()) == 7);
+  }
+}
+
+TEST_CASE("a projection of a shorter input is built anew") {
+  // As after a power loss that took the end of a log which was not synced.
+  World world;
+  for (int i = 0; i < 5; ++i) Publish(*world.transport, "a=1");
+  const auto shard = OpenShard(world.temp.Sub("shard"));
+  const auto end = Must(world.transport->End("counted", 0));
+  shard->state().Put("c/stray", "3");
+  shard->SetInput("counted", 0, {6, end.incarnation});
+  Must(shard->Commit(false));
+  CounterProjection projection;
+  ProjectionRunner runner(shard.get(), &projection, world.transport.get(), Input());
+  Must(runner.Start());
+  REQUIRE(runner.status().WaitApplied(5, kPatience));
+  std::string value;
+  CHECK_FALSE(Must(runner.view()->Get("c/stray", &value)));
+  REQUIRE(Must(runner.view()->Get("c/a", &value)));
+  CHECK(value == "5");
+}
+
+// A transport that does not tell incarnations, and may leave an offset out.
+class Odd final : public bus::Subscriber {
+ public:
+  Odd(bus::Subscriber* inner, uint64_t missing) : inner_(inner), missing_(missing) {}
+  Result<std::unique_ptr<bus::Subscription>> Subscribe(std::string_view topic, uint32_t partition,
+                                                       uint64_t offset) override {
+    return inner_->Subscribe(topic, partition, offset == missing_ ? offset + 1 : offset);
+  }
+  Result<bus::PartitionEnd> End(std::string_view topic, uint32_t partition) override {
+    LEAT_ASSIGN(auto end, inner_->End(topic, partition));
+    end.incarnation = 0;
+    return end;
+  }
+
+ private:
+  bus::Subscriber* inner_;
+  uint64_t missing_;
+};
+
+TEST_CASE("a transport that does not tell incarnations does not make a projection start anew") {
+  World world;
+  for (int i = 0; i < 5; ++i) Publish(*world.transport, "a=1");
+  const auto shard = OpenShard(world.temp.Sub("shard"));
+  {
+    CounterProjection projection;
+    ProjectionRunner runner(shard.get(), &projection, world.transport.get(), Input());
+    Must(runner.Start());
+    REQUIRE(runner.status().WaitApplied(5, kPatience));
+  }
+  shard->state().Put("kept", "x");
+  Must(shard->Commit(true));
+  CounterProjection projection;
+  Odd odd(world.transport.get(), UINT64_MAX);
+  ProjectionRunner runner(shard.get(), &projection, &odd, Input());
+  Must(runner.Start());
+  std::string value;
+  CHECK(Must(runner.view()->Get("kept", &value)));
+}
+
+TEST_CASE("a gap in the input stops a projection, and so does an error of its own") {
+  World world;
+  for (int i = 0; i < 5; ++i) Publish(*world.transport, "a=1");
+  const auto shard = OpenShard(world.temp.Sub("shard"));
+  {
+    CounterProjection projection;
+    Odd odd(world.transport.get(), 0);
+    ProjectionRunner runner(shard.get(), &projection, &odd, Input());
+    Must(runner.Start());
+    CHECK_FALSE(runner.status().WaitApplied(1, kPatience));
+    CHECK(test::ClassOf(runner.status().error()) == ErrorClass::kCorrupt);
+  }
+  Publish(*world.transport, "!");
+  CounterProjection projection;
+  ProjectionRunner runner(shard.get(), &projection, world.transport.get(), Input());
+  Must(runner.Start());
+  CHECK_FALSE(runner.status().WaitApplied(6, kPatience));
+  CHECK(test::ClassOf(runner.status().error()) == ErrorClass::kInternal);
+  // Started again it forgets what the error left staged, and applies nothing twice.
+  RunnerOptions before = Input();
+  before.stop_at = 5;
+  CounterProjection anew;
+  ProjectionRunner again(shard.get(), &anew, world.transport.get(), before);
+  Must(again.Start());
+  REQUIRE(again.status().WaitApplied(5, kPatience));
+  std::string value;
+  REQUIRE(Must(again.view()->Get("c/a", &value)));
+  CHECK(value == "5");
+}
+
+TEST_CASE("a projection that stops at an offset") {
+  World world;
+  for (int i = 0; i < 50; ++i) Publish(*world.transport, "a=1");
+  const auto shard = OpenShard(world.temp.Sub("shard"));
+  CounterProjection projection;
+  RunnerOptions options = Input();
+  options.stop_at = 20;
+  ProjectionRunner runner(shard.get(), &projection, world.transport.get(), options);
+  Must(runner.Start());
+  REQUIRE(runner.status().WaitApplied(20, kPatience));
+  CHECK_FALSE(runner.status().WaitApplied(21, std::chrono::milliseconds(300)));
+  CHECK(runner.status().error().has_value());
+  CHECK(runner.view()->input.next == 20);
+  std::string value;
+  REQUIRE(Must(runner.view()->Get("c/a", &value)));
+  CHECK(value == "20");
+}
+
+// ---- state
+
+TEST_CASE("rows as their service sees them, against a plain map") {
+  const uint64_t seed = test::Seed(8);
+  INFO("LEAT_SEED=", seed);
+  test::Random random(seed);
+  const TempFolder temp;
+  std::map<std::string, std::string> staged, committed;
+  auto shard = OpenShard(temp.Sub("shard"));
+  uint64_t uncached = 0;
+  for (int step = 0; step < 5000; ++step) {
+    const std::string key = "k" + std::to_string(test::Below(random, 40));
+    switch (test::Below(random, 12)) {
+      case 0: case 1: case 2: {
+        const std::string value = test::RandomBytes(random, test::Below(random, 20));
+        shard->state().Put(key, value);
+        staged[key] = value;
+        break;
+      }
+      case 3: case 4:
+        shard->state().Delete(key);
+        staged.erase(key);
+        break;
+      case 5: {
+        const std::string once = "u" + std::to_string(uncached++);
+        shard->state().PutUncached(once, key);
+        staged[once] = key;
+        break;
+      }
+      case 6:
+        if (test::Below(random, 8) == 0) {
+          Must(shard->Commit(false));
+          committed = staged;
+          REQUIRE(test::Rows(shard->database()) == committed);
+        }
+        break;
+      case 7:
+        if (test::Below(random, 60) == 0) {  // killed
+          shard.reset();
+          shard = OpenShard(temp.Sub("shard"));
+          staged = committed;
+        }
+        break;
+      case 8:
+        if (test::Below(random, 200) == 0) {
+          Must(shard->ClearRows());
+          staged.clear();
+          committed.clear();
+        }
+        break;
+      default: {
+        std::string value = "untouched";
+        const bool found = Must(shard->state().Get(key, &value));
+        const auto expected = staged.find(key);
+        REQUIRE(found == (expected != staged.end()));
+        REQUIRE(value == (found ? expected->second : "untouched"));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace leat::runtime
