@@ -45,7 +45,9 @@ class RemoteBackend final : public Backend {
   }
   Status Stream(std::string_view target,
                 const std::function<bool(std::string_view)>& on_chunk) override {
-    return client_.Stream("GET", target, on_chunk, {}, {}, address_.token);
+    LEAT_ASSIGN(const auto reply, client_.Stream("GET", target, on_chunk, {}, {}, address_.token));
+    if (reply.status >= 300) return std::unexpected(ErrorOf(reply.status, reply.body));
+    return {};
   }
   Result<ingest::FeedReport> SubmitBlocks(
       const std::vector<chain::v1::BlockObserved>& blocks) override {
@@ -127,6 +129,7 @@ class LocalBackend final : public Backend {
     request.path = target.substr(0, mark);
     if (mark != std::string_view::npos) request.query = target.substr(mark + 1);
     request.body = body;
+    request.content_type = "application/json";
     request.loopback = true;
     gateway::HttpResponse response;
     api_.Handle(request, response);

@@ -21,7 +21,8 @@ Status Topics(const Context& context, bool as_json) {
     Print(answer + "\n");
     return {};
   }
-  for (const json& topic : json::parse(answer)["topics"]) {
+  const json reply = json::parse(answer);
+  for (const json& topic : reply["topics"]) {
     Print(Text(topic["topic"]) + ": " +
           core::WithThousands(topic["events"].get<uint64_t>()) + " events, " +
           std::to_string(topic["partitions"].size()) + " partition(s)" +
@@ -47,7 +48,8 @@ Status Streams(const Context& context, const StreamsOptions& options) {
     Print(answer + "\n");
     return {};
   }
-  for (const json& stream : json::parse(answer)["streams"]) {
+  const json reply = json::parse(answer);
+  for (const json& stream : reply["streams"]) {
     Print(Text(stream["stream"]) + ": version " + Text(stream["version"]) + " in " +
           Text(stream["log"]) + "\n");
   }
@@ -64,7 +66,11 @@ struct VerifyOptions {
 
 Status Verify(const Context& context, const VerifyOptions& options) {
   LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist));
-  if (options.state_root) LEAT_TRY(backend->CatchUp(nullptr));
+  if (!options.at_block.empty() && !options.state_root) {
+    return Invalid("--at-block: goes with --state-root", "add it, or leave the block out");
+  }
+  // A shard that is behind would have its log called intact, and its present root noted, before the rest is decided.
+  LEAT_TRY(backend->CatchUp(nullptr));
   std::string target = "/api/admin/verify?state_root=";
   target += options.state_root ? "true" : "false";
   if (!options.root.empty()) target += "&root=" + gateway::PercentEncode(options.root);

@@ -1,7 +1,11 @@
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <unordered_set>
 
 #include "apps/backend.h"
 #include "apps/commands.h"
@@ -27,6 +31,7 @@ Result<std::string> ReadOpening(const std::string& path, const std::string& chai
   if (!in) return Invalid("opening balances " + path + ": cannot be opened", "check the path");
   chain::v1::OpeningObserved opening;
   opening.set_chain(chain);
+  std::unordered_set<Address> seen;
   std::string line;
   for (size_t number = 1; std::getline(in, line); ++number) {
     if (!line.empty() && line.back() == '\r') line.pop_back();
@@ -44,6 +49,10 @@ Result<std::string> ReadOpening(const std::string& path, const std::string& chai
     if (!address) return std::unexpected(address.error().WithContext(place + ": address"));
     auto amount = Amount::ParseUnsigned(std::string_view(line).substr(comma + 1));
     if (!amount) return std::unexpected(amount.error().WithContext(place + ": balance_wei"));
+    if (!seen.insert(*address).second) {
+      return Invalid(place + ": address " + address->Hex() + " stands in the file twice",
+                     "give each account once");
+    }
     auto* balance = opening.add_balances();
     balance->set_address(std::string(address->View()));
     balance->set_balance_wei(amount->Magnitude());
@@ -55,6 +64,12 @@ Result<std::string> ReadOpening(const std::string& path, const std::string& chai
 Status Ingest(const Context& context, const IngestOptions& options) {
   LEAT_TRY(ingest::CheckChainId(options.chain));
   LEAT_ASSIGN(const uint64_t memory, ParseBytes(options.memory));
+  for (const std::string& path : options.paths) {
+    if (!std::filesystem::exists(path)) {
+      return Fail(ErrorClass::kNotFound, path + ": there is no such file or folder",
+                  "check the path");
+    }
+  }
   std::string opening;
   if (!options.opening_balances.empty()) {
     LEAT_ASSIGN(opening, ReadOpening(options.opening_balances, options.chain));
@@ -66,7 +81,12 @@ Status Ingest(const Context& context, const IngestOptions& options) {
   read.chain = options.chain;
   read.excerpt = options.excerpt;
   read.memory_bytes = memory;
-  read.scratch_dir = context.node.data + "/scratch";
+  read.scratch_dir = context.node.data + "/scratch/" + std::to_string(getpid());
+  if (backend->node() != nullptr) {
+    // The folder is ours alone: whatever lies there was left by a run that was killed.
+    std::error_code ignored;
+    std::filesystem::remove_all(context.node.data + "/scratch", ignored);
+  }
   read.known_block = [&](const Hash& hash) {
     const auto known = backend->KnowsBlock(options.chain, hash);
     return known && *known;

@@ -21,7 +21,7 @@ struct QueryOptions {
   std::string cursor;
   std::string before;
   std::string format = "csv";
-  uint64_t limit = 0;
+  std::optional<uint64_t> limit;
   bool json = false;
 };
 
@@ -39,7 +39,7 @@ std::string Parameters(const QueryOptions& options) {
   add("asset", options.asset);
   add("cursor", options.cursor);
   add("before", options.before);
-  if (options.limit > 0) add("limit", std::to_string(options.limit));
+  if (options.limit) add("limit", std::to_string(*options.limit));
   return out;
 }
 
@@ -199,7 +199,7 @@ void AddQuery(CLI::App* app, Context* context) {
   {
     auto [command, options] = add("richest", "Accounts with the highest balances", true);
     options->limit = 10;
-    command->add_option("--limit", options->limit, "How many")->capture_default_str();
+    command->add_option("--limit", options->limit, "How many; 10 by default");
     command->callback([context, options = options] {
       context->run = [=] { return Ask(*context, *options, "/api/balances/richest", ShowRichest); };
     });
@@ -207,7 +207,7 @@ void AddQuery(CLI::App* app, Context* context) {
   {
     auto [command, options] = add("blocks", "Canonical blocks, newest first", false);
     options->limit = 10;
-    command->add_option("--limit", options->limit, "How many")->capture_default_str();
+    command->add_option("--limit", options->limit, "How many; 10 by default");
     command->add_option("--before", options->before, "Only blocks below this number");
     command->callback([context, options = options] {
       context->run = [=] { return Ask(*context, *options, "/api/blockchain/blocks", ShowBlocks); };

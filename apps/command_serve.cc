@@ -28,6 +28,20 @@ std::string NewToken() {
   return hex;
 }
 
+bool IsLoopback(std::string_view host) {
+  return host == "127.0.0.1" || host == "::1" || host == "[::1]" || host == "localhost";
+}
+
+// A server on loopback answers only to names of loopback: a page of another site could otherwise reach it through its
+// reader's browser, by a name of its own that it lets resolve to 127.0.0.1.
+bool IsForUs(const gateway::HttpRequest& request) {
+  std::string_view host = request.Header("Host");
+  if (const size_t colon = host.rfind(':'); colon != host.npos && !host.ends_with("]")) {
+    host = host.substr(0, colon);
+  }
+  return IsLoopback(host);
+}
+
 Status Serve(const Context& context, const ServeOptions& options) {
   core::InitLog(core::LogLevel::kInfo);
   // Taken before any thread starts, so that all of them leave the signals to sigwait.
@@ -41,6 +55,7 @@ Status Serve(const Context& context, const ServeOptions& options) {
   auto services = node->services();
   services.admin_token = NewToken();
   gateway::Api api(services);
+  const bool loopback = IsLoopback(options.host);
   gateway::HttpOptions http;
   http.host = options.host;
   http.port = options.port;
@@ -49,13 +64,18 @@ Status Serve(const Context& context, const ServeOptions& options) {
   http.body_bytes_max_for = gateway::Api::BodyBytesMax;
   LEAT_ASSIGN(const auto server,
               gateway::HttpServer::Start(http, [&](const auto& request, auto& response) {
+                if (loopback && !IsForUs(request)) {
+                  response.SetProblem(421, "this server listens on loopback only, and answers to "
+                                           "localhost, 127.0.0.1 and [::1]");
+                  return;
+                }
                 api.Handle(request, response);
               }));
   // Commands on this machine reach a server that listens on every address by loopback.
   const bool any = options.host == "0.0.0.0" || options.host == "::";
   LEAT_TRY(node->folder().WriteServerAddress(
       {any ? "127.0.0.1" : options.host, server->port(), getpid(), services.admin_token}));
-  if (options.host != "127.0.0.1" && options.host != "::1") {
+  if (!loopback) {
     core::LogWarning("serve", "listening on " + options.host +
                                   ": whoever reaches this address can read and publish");
   }

@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 
@@ -9,6 +10,22 @@ namespace {
 
 constexpr int kOperatingError = 1;
 constexpr int kUsageError = 2;
+
+// The first word that should name a command and does not; empty when there is none.
+std::string UnknownCommand(const CLI::App* app, int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word == "--data") ++i;
+    if (word.starts_with("-")) continue;
+    const auto subcommands = app->get_subcommands([](const CLI::App*) { return true; });
+    if (subcommands.empty()) return {};
+    const auto found = std::find_if(subcommands.begin(), subcommands.end(),
+                                    [&](const CLI::App* one) { return one->check_name(word); });
+    if (found == subcommands.end()) return word;
+    app = *found;
+  }
+  return {};
+}
 
 }  // namespace
 
@@ -41,7 +58,10 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    std::fprintf(stderr, "leat: error: %s (see `leat --help`)\n", error.what());
+    const std::string unknown = UnknownCommand(&app, argc, argv);
+    std::fprintf(stderr, "leat: error: %s (see `leat --help`)\n",
+                 unknown.empty() ? error.what()
+                                 : ("there is no command \"" + unknown + "\"").c_str());
     return kUsageError;
   }
   leat::core::InitLog(verbose ? leat::core::LogLevel::kDebug : leat::core::LogLevel::kWarning);

@@ -10,6 +10,7 @@
 #include "core/amount.h"
 #include "core/bytes.h"
 #include "core/clock.h"
+#include "events/position.h"
 #include "events/registry.h"
 #include "format.pb.h"
 
@@ -427,6 +428,24 @@ bool IsJsonType(std::string_view content_type) {
   return media_type == kJsonContentType;
 }
 
+// "topic/partition@offset#n/m", as EventToJson writes it.
+Result<Cause> ParseCause(const std::string& text, std::string* topic) {
+  const size_t hash = text.rfind('#');
+  const size_t slash = hash == std::string::npos ? hash : text.find('/', hash);
+  if (slash != std::string::npos) {
+    const auto position = ParsePosition(std::string_view(text).substr(0, hash));
+    const auto n = core::ParseUint64(std::string_view(text).substr(hash + 1, slash - hash - 1));
+    const auto m = core::ParseUint64(std::string_view(text).substr(slash + 1));
+    if (position && n && m && *n >= 1 && *n <= *m && *m <= UINT32_MAX) {
+      *topic = position->topic;
+      return Cause{*topic, position->partition, position->offset, static_cast<uint32_t>(*n),
+                   static_cast<uint32_t>(*m)};
+    }
+  }
+  return Invalid("cause: \"" + text.substr(0, 120) + "\" is not a cause",
+                 "write topic/partition@offset#n/m, or leave it out");
+}
+
 Result<Event> EventFromDom(const json& object) {
   constexpr std::string_view kRemedy =
       "send a CloudEvent: {\"specversion\":\"1.0\",\"type\":…,\"source\":…,\"id\":…,\"data\":…}";
@@ -448,6 +467,8 @@ Result<Event> EventFromDom(const json& object) {
   LEAT_ASSIGN(const std::string correlation_id, Attribute(object, "correlationid"));
   LEAT_ASSIGN(const std::string causation_id, Attribute(object, "causationid"));
   LEAT_ASSIGN(const std::string trace_parent, Attribute(object, "traceparent"));
+  LEAT_ASSIGN(const std::string cause, Attribute(object, "cause"));
+  LEAT_ASSIGN(const std::string stream_version, Attribute(object, "streamversion"));
   if (id.empty()) id = core::NewUuid();
   if (source.empty()) source = "leat";
 
@@ -461,6 +482,15 @@ Result<Event> EventFromDom(const json& object) {
   view.causationid = causation_id;
   view.traceparent = trace_parent;
   view.time_us = core::SystemClock().NowUs();
+  std::string cause_topic;
+  if (!cause.empty()) {
+    LEAT_ASSIGN(view.cause, ParseCause(cause, &cause_topic));
+  }
+  if (!stream_version.empty()) {
+    auto version = core::ParseUint64(stream_version);
+    if (!version) return std::unexpected(version.error().WithContext("streamversion"));
+    view.streamversion = *version;
+  }
   if (!time.empty()) {
     auto parsed = core::ParseTime(time);
     if (!parsed) return std::unexpected(parsed.error().WithContext("time"));

@@ -6,6 +6,7 @@
 #include <rocksdb/sst_file_writer.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_buffer_manager.h>
+#include <sys/statvfs.h>
 
 #include <atomic>
 #include <filesystem>
@@ -38,6 +39,18 @@ std::unexpected<Error> ToError(const rocksdb::Status& status, const std::string&
     return Fail(ErrorClass::kNotFound, message);
   }
   return Fail(ErrorClass::kInternal, message);
+}
+
+// Errors: kExhausted when the disk of `path` has less room than that.
+Status CheckRoom(const std::string& path, uint64_t bytes) {
+  struct statvfs disk;
+  if (statvfs(path.c_str(), &disk) != 0) return {};  // the write itself will tell
+  const uint64_t room = static_cast<uint64_t>(disk.f_bavail) * disk.f_frsize;
+  if (room >= bytes) return {};
+  return Fail(ErrorClass::kExhausted,
+              "the disk of " + path + " is full: " + std::to_string(room >> 20) +
+                  " MiB left, and " + std::to_string(bytes >> 20) + " MiB are wanted",
+              "free some disk space and start again");
 }
 
 class RocksResources final : public Resources {
@@ -313,6 +326,7 @@ size_t Batch::SizeBytes() const { return impl_->batch.GetDataSize(); }
 bool Batch::Empty() const { return impl_->batch.Count() == 0; }
 
 Status RocksDatabase::Write(Batch& batch, bool sync) {
+  LEAT_TRY(CheckRoom(path_, kDiskReserveBytes));
   rocksdb::WriteOptions options;
   options.sync = sync;
   options.memtable_insert_hint_per_batch = true;  // batches come sorted
@@ -340,6 +354,7 @@ Result<std::unique_ptr<Database>> Database::Open(const DatabaseOptions& options)
       options.path, options.resources
                         ? std::static_pointer_cast<RocksResources>(options.resources)
                         : defaults);
+  LEAT_TRY(CheckRoom(options.path, kDiskToOpenBytes));
   LEAT_TRY(database->Open(options.create, options.strict_recovery));
   return database;
 }

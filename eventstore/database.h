@@ -76,6 +76,10 @@ class Resources {
   virtual ~Resources() = default;
 };
 
+// What a write leaves free, for what is in memory and has yet to be written to files and compacted; and what opening wants.
+inline constexpr uint64_t kDiskReserveBytes = 64u << 20;
+inline constexpr uint64_t kDiskToOpenBytes = 16u << 20;
+
 struct DatabaseOptions {
   std::string path;
   bool create = true;
@@ -92,7 +96,8 @@ class Database {
   static Result<std::unique_ptr<Database>> Open(const DatabaseOptions& options);
   virtual ~Database() = default;
 
-  // Applies the batch. Synced: it is on the disk when this returns. Errors: kExhausted (disk full), kInternal.
+  // Applies the batch. Synced: it is on the disk when this returns. Refused while the disk has less than
+  // kDiskReserveBytes left: RocksDB's background work may not meet a full disk. Errors: kExhausted, kInternal.
   virtual Status Write(Batch& batch, bool sync) = 0;
   // False when there is no such key. `snapshot` null: the newest state.
   virtual Result<bool> Get(Family family, std::string_view key, std::string* value,

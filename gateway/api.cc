@@ -195,8 +195,11 @@ ordered_json BlockJson(const BlockRow& block, std::string_view chain) {
   out["postings"] = closed.postings();
   out["gas_used"] = closed.gas_used();
   out["gas_limit"] = closed.gas_limit();
-  out["difficulty"] = decimal(closed.difficulty());
-  out["total_difficulty"] = decimal(closed.total_difficulty());
+  out["difficulty"] = closed.has_difficulty() ? ordered_json(decimal(closed.difficulty()))
+                                              : ordered_json(nullptr);
+  out["total_difficulty"] = closed.total_difficulty().empty()
+                                ? ordered_json(nullptr)
+                                : ordered_json(decimal(closed.total_difficulty()));
   out["base_fee_per_gas"] = closed.has_base_fee_per_gas()
                                 ? ordered_json(decimal(closed.base_fee_per_gas()))
                                 : ordered_json(nullptr);
@@ -207,6 +210,9 @@ ordered_json BlockJson(const BlockRow& block, std::string_view chain) {
   out["synthetic"] = closed.synthetic();
   out["completeness"] = {{"value", CompletenessName(closed.completeness())},
                          {"history", HistoryName(closed.history())}};
+  if (closed.history() != ledger::v1::HISTORY_GENESIS) {
+    out["completeness"]["since_block"] = closed.since_block();
+  }
   return out;
 }
 
@@ -530,7 +536,9 @@ struct Api::Impl {
              events::FormatPosition(ledger::kLedgerEntriesTopic, 0, entry.position,
                                     view->input.incarnation) +
              "\",\"leg\":" + std::to_string(entry.leg) +
-             ",\"block_number\":" + std::to_string(entry.block_number) + ",\"transaction_hash\":" +
+             ",\"block_number\":" +
+             (entry.kind == ledger::v1::LEG_OPENING ? "null" : std::to_string(entry.block_number)) +
+             ",\"transaction_hash\":" +
              (entry.transaction_hash ? "\"" + entry.transaction_hash->Hex() + "\"" : "null") +
              ",\"kind\":\"" + LegKindName(entry.kind) + "\",\"amount_wei\":\"" +
              entry.amount.ToDecimal() + "\",\"balance_wei\":\"" + entry.balance.ToDecimal() +
@@ -751,11 +759,13 @@ struct Api::Impl {
     const std::string_view type =
         request.content_type.substr(0, request.content_type.find(';'));
     if (type != "application/cloudevents+json" && type != "application/cloudevents-batch+json" &&
-        type != "application/json" && !type.empty()) {
+        type != "application/json") {
+      // Without this, a web page could make its reader's browser publish: a request of another type needs no leave.
       return Invalid("Content-Type: \"" + std::string(type.substr(0, 64)) + "\" is not known",
                      "send application/cloudevents+json, or a batch of them");
     }
     LEAT_ASSIGN(const auto events, events::EventsFromJson(request.body));
+    if (events.empty()) return Invalid("the list has no events", "send at least one");
     LEAT_ASSIGN(const auto partitions, params.Number("partitions"));
     LEAT_TRY(EnsureTopic(topic, partitions));
     LEAT_ASSIGN(const auto positions, services_.transport->Publish(topic, events));

@@ -42,29 +42,6 @@ bool IsOneLine(std::string_view text) {
   });
 }
 
-ErrorClass ClassOf(int status) {
-  switch (status) {
-    case 404:
-      return ErrorClass::kNotFound;
-    case 409:
-    case 412:
-      return ErrorClass::kConflict;
-    case 408:
-    case 429:
-    case 502:
-    case 503:
-    case 504:
-      return ErrorClass::kUnavailable;
-    case 501:
-    case 505:
-      return ErrorClass::kUnsupported;
-    case 507:
-      return ErrorClass::kExhausted;
-    default:
-      return status >= 400 && status < 500 ? ErrorClass::kInvalid : ErrorClass::kInternal;
-  }
-}
-
 }  // namespace
 
 struct HttpClient::Impl {
@@ -284,27 +261,22 @@ Result<HttpReply> HttpClient::Request(std::string_view method, std::string_view 
   return reply;
 }
 
-Status HttpClient::Stream(std::string_view method, std::string_view target, const OnBody& on_body,
-                          std::string_view body, std::string_view content_type,
-                          std::string_view bearer_token) {
-  int status = 0;
-  std::string error_text;
-  const auto succeeded = [&] { return status >= 200 && status < 300; };
-  const auto on_head = [&](int reply_status, std::string_view) { status = reply_status; };
+Result<HttpReply> HttpClient::Stream(std::string_view method, std::string_view target,
+                                     const OnBody& on_body, std::string_view body,
+                                     std::string_view content_type,
+                                     std::string_view bearer_token) {
+  HttpReply reply;
+  const auto on_head = [&](int status, std::string_view type) {
+    reply.status = status;
+    reply.content_type = type;
+  };
   const auto on_piece = [&](std::string_view piece) {
-    if (succeeded()) return on_body(piece);
-    error_text += piece.substr(0, kErrorTextBytesMax - error_text.size());
-    return error_text.size() < kErrorTextBytesMax;
+    if (reply.status >= 200 && reply.status < 300) return on_body(piece);
+    reply.body += piece.substr(0, kErrorTextBytesMax - reply.body.size());
+    return reply.body.size() < kErrorTextBytesMax;
   };
   LEAT_TRY(impl_->Exchange(method, target, body, content_type, bearer_token, on_head, on_piece));
-  if (succeeded()) return {};
-  const auto reason = http::obsolete_reason(http::int_to_status(static_cast<unsigned>(status)));
-  std::string message = std::string(method) + " " + std::string(target) + " at " +
-                        impl_->authority + ": " + std::to_string(status) + " " +
-                        std::string(reason.data(), reason.size());
-  if (!error_text.empty()) message += ": " + error_text;
-  const bool token = status == 401 || status == 403;
-  return Fail(ClassOf(status), std::move(message), token ? "give a token that may do this" : "");
+  return reply;
 }
 
 }  // namespace leat::gateway

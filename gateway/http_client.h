@@ -43,11 +43,10 @@ class HttpClient {
                             std::string_view body = {}, std::string_view content_type = {},
                             std::string_view bearer_token = {});
 
-  // As Request, but hands a 2xx body over in pieces, as they come. After an error some may have
-  // been handed over; the request is not repeated then. Any other status is an error with the
-  // reply's text: its class follows from the status (404 kNotFound, 409 kConflict, other 4xx
-  // kInvalid, 429 and 503 kUnavailable, ...).
-  Status Stream(std::string_view method, std::string_view target, const OnBody& on_body,
+  // As Request, but hands a 2xx body over in pieces, as they come; the reply then has none. After an
+  // error some may have been handed over; the request is not repeated then. The body of any other
+  // status is the reply's, cut at 64 KiB.
+  Result<HttpReply> Stream(std::string_view method, std::string_view target, const OnBody& on_body,
                 std::string_view body = {}, std::string_view content_type = {},
                 std::string_view bearer_token = {});
 

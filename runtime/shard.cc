@@ -57,10 +57,12 @@ void Shard::SetInput(std::string_view topic, uint32_t partition, const InputPosi
 }
 
 Status Shard::Commit(bool sync) {
+  LEAT_TRY(failed_);
   state_->Collect();
   if (log_ != nullptr) log_->Seal(&state_->batch_);
   if (auto status = database_->Write(state_->batch_, sync); !status) {
-    return std::unexpected(status.error().WithContext(name()));
+    failed_ = std::unexpected(status.error().WithContext(name()));
+    return failed_;
   }
   if (log_ != nullptr) log_->Publish();
   state_->Committed();

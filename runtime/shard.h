@@ -70,6 +70,7 @@ class Shard {
   std::unique_ptr<eventstore::Log> log_;
   std::unique_ptr<State> state_;
   bool staged_ = false;
+  Status failed_;  // after a failed commit nothing else is tried
 };
 
 }  // namespace leat::runtime

@@ -5,46 +5,59 @@
 namespace leat::runtime {
 namespace {
 
-constexpr size_t kCachedRowsMax = 1u << 20;
+constexpr size_t kGenerationRowsMax = 1u << 20;
 
 }  // namespace
 
-Result<bool> State::Get(std::string_view key, std::string* value) const {
-  if (const auto found = rows_.find(key); found != rows_.end()) {
-    if (found->second.exists) *value = found->second.value;
-    return found->second.exists;
+State::Row& State::Touch(std::string_view key, bool* found) const {
+  if (const auto at = young_.find(key); at != young_.end()) {
+    *found = true;
+    return at->second;
   }
-  LEAT_ASSIGN(const bool exists, database_->Get(eventstore::Family::kRows, key, value));
-  Row& row = rows_[std::string(key)];
-  row.exists = exists;
-  if (exists) row.value = *value;
-  return exists;
+  if (const auto at = old_.find(key); at != old_.end()) {
+    *found = true;
+    return young_.insert(old_.extract(at)).position->second;
+  }
+  *found = false;
+  return young_.emplace(std::string(key), Row{}).first->second;
 }
 
-State::Rows::iterator State::Find(std::string_view key) {
-  const auto found = rows_.find(key);
-  return found != rows_.end() ? found : rows_.emplace(std::string(key), Row{}).first;
+Result<bool> State::Get(std::string_view key, std::string* value) const {
+  bool found;
+  Row& row = Touch(key, &found);
+  if (!found) {
+    auto exists = database_->Get(eventstore::Family::kRows, key, &row.value);
+    if (!exists) {
+      young_.erase(std::string(key));
+      return exists;
+    }
+    row.exists = *exists;
+  }
+  if (row.exists) *value = row.value;
+  return row.exists;
 }
 
-void State::MarkDirty(Rows::iterator at) {
-  if (at->second.dirty) return;
-  at->second.dirty = true;
-  dirty_.push_back(&*at);
-  dirty_bytes_ += at->first.size() + at->second.value.size() + 16;
+void State::MarkDirty(std::string_view key, Row* row) {
+  if (row->dirty) return;
+  row->dirty = true;
+  dirty_.emplace_back(std::string(key), row);
+  dirty_bytes_ += key.size() + row->value.size() + 16;
 }
 
 void State::Put(std::string_view key, std::string_view value) {
-  const auto at = Find(key);
-  at->second.value = value;
-  at->second.exists = true;
-  MarkDirty(at);
+  bool found;
+  Row& row = Touch(key, &found);
+  row.value = value;
+  row.exists = true;
+  MarkDirty(key, &row);
 }
 
 void State::Delete(std::string_view key) {
-  const auto at = Find(key);
-  at->second.value.clear();
-  at->second.exists = false;
-  MarkDirty(at);
+  bool found;
+  Row& row = Touch(key, &found);
+  row.value.clear();
+  row.exists = false;
+  MarkDirty(key, &row);
 }
 
 void State::PutUncached(std::string_view key, std::string_view value) {
@@ -61,9 +74,9 @@ void State::Collect() {
   };
   std::vector<Write> writes;
   writes.reserve(dirty_.size() + places_.size());
-  for (auto* entry : dirty_) {
-    entry->second.dirty = false;
-    writes.push_back({entry->first, entry->second.value, entry->second.exists});
+  for (const auto& [key, row] : dirty_) {
+    row->dirty = false;
+    writes.push_back({key, row->value, row->exists});
   }
   for (const Place& place : places_) {
     const std::string_view key = std::string_view(uncached_).substr(place.offset, place.key_size);
@@ -87,11 +100,15 @@ void State::Collect() {
 
 void State::Committed() {
   batch_.Clear();
-  if (rows_.size() > kCachedRowsMax) rows_.clear();
+  if (young_.size() > kGenerationRowsMax) {
+    old_ = std::move(young_);
+    young_ = Rows();
+  }
 }
 
 void State::Reset() {
-  rows_.clear();
+  young_.clear();
+  old_.clear();
   dirty_.clear();
   dirty_bytes_ = 0;
   uncached_.clear();

@@ -841,6 +841,7 @@ pb::Coverage BlockAssembler::Impl::CoverageOf(const Draft& draft,
   bool statuses_known = true;
   for (const pb::Transaction& transaction : block.transactions()) {
     receipts_known &= transaction.has_gas_used() && transaction.has_effective_gas_price();
+    receipts_known &= !transaction.has_blob_gas_used() || transaction.has_blob_gas_price();
     traces_known &= transaction.traced();
     statuses_known &= transaction.outcome() != pb::OUTCOME_UNKNOWN;
   }

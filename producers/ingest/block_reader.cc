@@ -57,7 +57,7 @@ Result<std::vector<std::string>> ListFiles(const std::vector<std::string>& paths
       if (entry->is_regular_file(entry_error) && KindOfFileName(name)) {
         names.push_back(name);
       } else {
-        core::LogInfo(kComponent, "ignored " + entry->path().string() +
+        core::LogWarning(kComponent, "ignored " + entry->path().string() +
                                       ": its name says none of blocks, transactions, receipts, "
                                       "traces, withdrawals, or it is no file");
       }

@@ -507,6 +507,7 @@ Result<FeedReport> ChainFeed::Submit(const std::vector<BlockObserved>& blocks) {
     }();
     if (!failed) break;
   }
+  // Blocks before a bad one are taken.
   if (shard_->HasStaged()) LEAT_TRY(shard_->Commit(true));
   if (!failed) return std::unexpected(failed.error());
   return report;

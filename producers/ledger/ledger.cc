@@ -226,7 +226,7 @@ Status DecideBlock(const runtime::State& state, const events::EventView& input,
   closed.set_gas_used(header.gas_used());
   closed.set_gas_limit(header.gas_limit());
   closed.set_state_root(header.state_root());
-  closed.set_difficulty(header.difficulty());
+  if (header.has_difficulty()) closed.set_difficulty(header.difficulty());
   closed.set_total_difficulty(header.total_difficulty());
   if (header.has_base_fee_per_gas()) closed.set_base_fee_per_gas(header.base_fee_per_gas());
   closed.set_synthetic(header.synthetic());

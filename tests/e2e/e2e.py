@@ -738,7 +738,7 @@ def publish_and_replay(context):
     head = leat.lines("replay", "--topic", NOTE_TOPIC, "--to", middle)
     require(data_of(tail) in (expected[2:], expected[3:]), "--from gives", data_of(tail))
     require(data_of(head) in (expected[:2], expected[:3]), "--to gives", data_of(head))
-    leat.error("replay", "--from", "nonsense", mentions=["position|token"])
+    leat.error("replay", "--from", "nonsense", code=USAGE_ERROR, mentions=["position|token"])
 
     leat.ok("replay", "--topic", NOTE_TOPIC, "--into", "e2e.copy")
     copies = leat.lines("replay", "--topic", "e2e.copy")
