@@ -16,9 +16,9 @@ struct AmountAccess {
     boost::multiprecision::import_bits(out, amount.limbs_.rbegin(), amount.limbs_.rend(), 64);
     return out;
   }
-  // False when the magnitude does not fit 256 bits.
-  static bool FromInteger(const Integer& magnitude, bool negative, Amount* out) {
-    if (magnitude != 0 && msb(magnitude) >= 256) return false;
+  // False when the magnitude does not fit `bits`, 256 for what is no sum.
+  static bool FromInteger(const Integer& magnitude, bool negative, unsigned bits, Amount* out) {
+    if (magnitude != 0 && msb(magnitude) >= bits) return false;
     *out = Amount();
     std::array<uint64_t, Amount::kLimbs> limbs{};
     boost::multiprecision::export_bits(magnitude, limbs.begin(), 64, false);
@@ -232,7 +232,7 @@ bool Amount::CheckedAdd(const Amount& other) {
 
 bool Amount::CheckedMultiply(const Amount& other) {
   return AmountAccess::FromInteger(AmountAccess::ToInteger(*this) * AmountAccess::ToInteger(other),
-                                   negative_ != other.negative_, this);
+                                   negative_ != other.negative_, 256, this);
 }
 
 Amount Amount::DividedBy(const Amount& divisor) const {
@@ -240,7 +240,7 @@ Amount Amount::DividedBy(const Amount& divisor) const {
   Amount out;
   LEAT_ASSERT(AmountAccess::FromInteger(
       AmountAccess::ToInteger(*this) / AmountAccess::ToInteger(divisor),
-      negative_ != divisor.negative_, &out));
+      negative_ != divisor.negative_, 64 * kLimbs, &out));
   return out;
 }
 

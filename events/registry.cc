@@ -1,6 +1,7 @@
 #include "events/registry.h"
 
 #include <google/protobuf/descriptor.h>
+#include <google/protobuf/stubs/logging.h>
 
 #include <map>
 #include <mutex>
@@ -17,6 +18,8 @@ struct Registry::State {
 };
 
 Registry::Registry() : state_(new State) {
+  // What Protobuf finds wrong with somebody's bytes is the caller's error to return, and no line of ours to log.
+  google::protobuf::SetLogHandler(nullptr);
   Register(kBlockObserved, chain::v1::BlockObserved::descriptor());
   Register(kBlockReverted, chain::v1::BlockReverted::descriptor());
   Register(kBlockSidelined, chain::v1::BlockSidelined::descriptor());

@@ -16,7 +16,7 @@ namespace leat::eventstore {
 namespace {
 
 constexpr size_t kDefaultCacheBytes = 256u << 20;
-constexpr size_t kDefaultWriteBufferBytes = 512u << 20;
+constexpr size_t kDefaultWriteBufferBytes = 768u << 20;
 constexpr const char* kFamilyNames[kFamilies] = {"default", "log", "index", "rows", "keys"};
 
 rocksdb::Slice ToSlice(std::string_view text) { return {text.data(), text.size()}; }
@@ -130,7 +130,8 @@ rocksdb::ColumnFamilyOptions FamilyOptions(Family family, const RocksResources& 
       table.block_size = 64u << 10;
       break;
     case Family::kRows:
-      options.write_buffer_size = 64u << 20;
+      // Rows of accounts come in no order: large runs are sorted in memory before they are merged on disk.
+      options.write_buffer_size = 128u << 20;
       options.max_write_buffer_number = 4;
       options.compaction_style = rocksdb::kCompactionStyleUniversal;
       table.block_size = 8u << 10;

@@ -15,7 +15,6 @@ namespace {
 using chain::v1::BlockObserved;
 using v1::EntriesPosted;
 
-constexpr int64_t kMicrosPerSecond = 1'000'000;
 
 struct Chain {
   bool has_head = false;
@@ -197,10 +196,11 @@ Status DecideBlock(const runtime::State& state, const events::EventView& input,
   const bool exact =
       completeness == v1::COMPLETENESS_EXACT && history == v1::HISTORY_GENESIS;
 
-  LEAT_ASSIGN(const auto postings, PostingsOf(block));
+  LEAT_ASSIGN(auto postings, PostingsOf(block));
   std::vector<v1::InconsistencyFound> inconsistencies;
   Overdrafts overdrafts(state, block.chain());
-  for (const EntriesPosted& posting : postings) {
+  for (EntriesPosted& posting : postings) {
+    posting.set_exact(exact);
     if (exact) LEAT_TRY(overdrafts.Apply(posting, &inconsistencies));
     decision->Add(stream, events::kEntriesPosted, input.time_us, block.chain(),
                   posting.SerializeAsString());
@@ -272,6 +272,54 @@ Status DecideReversal(const runtime::State& state, const eventstore::Log& log,
   return {};
 }
 
+Status ApplyLegs(runtime::State* state, const EntriesPosted& posting) {
+  std::string packed;
+  for (const v1::Leg& leg : posting.legs()) {
+    if (leg.account_class() != v1::ACCOUNT_CLASS_MIRRORED) continue;
+    LEAT_ASSIGN(Amount balance, GetBalance(*state, posting.chain(), leg.address()));
+    LEAT_ASSIGN(const Amount amount, AmountOf(leg));
+    if (!balance.CheckedAdd(amount)) return Invalid("a balance exceeds 256 bits");
+    packed.clear();
+    balance.AppendPacked(&packed);
+    state->Put(BalanceKey(posting.chain(), leg.address()), packed);
+  }
+  return {};
+}
+
+// Legs are parsed only where they are followed: a posting of a chain that is not exact costs a glance.
+Status EvolvePosting(runtime::State* state, const events::EventView& event, uint64_t position) {
+  std::string_view name;
+  bool reverses = false, exact = false;
+  core::ByteReader reader(event.data);
+  events::WireField field;
+  while (!reader.Empty()) {
+    if (!events::TakeField(&reader, &field)) {
+      return Fail(ErrorClass::kCorrupt, "an entries_posted event cannot be read");
+    }
+    if (field.field == EntriesPosted::kChainFieldNumber) name = field.bytes;
+    if (field.field == EntriesPosted::kReversesVersionFieldNumber) reverses = true;
+    if (field.field == EntriesPosted::kExactFieldNumber) exact = field.number != 0;
+  }
+  LEAT_ASSIGN(Chain chain, GetChain(*state, name));
+  // Opening balances come before the first block, and nothing else does without being exact or part of it.
+  bool opening = false;
+  if (exact || !chain.has_head) {
+    EntriesPosted posting;
+    LEAT_TRY(Parse(event, &posting));
+    if (exact) LEAT_TRY(ApplyLegs(state, posting));
+    opening = posting.legs_size() > 0 && posting.legs(0).kind() == v1::LEG_OPENING;
+  }
+  if (reverses) return {};
+  if (opening) {
+    chain.has_opening = true;
+  } else {
+    if (chain.pending_from == 0) chain.pending_from = position + 1;
+    ++chain.pending_postings;
+  }
+  state->Put(Key('c', name), Pack(chain));
+  return {};
+}
+
 Status DecideOpening(const events::EventView& input, runtime::Decision* decision) {
   chain::v1::OpeningObserved opening;
   LEAT_TRY(Parse(input, &opening));
@@ -313,31 +361,7 @@ Status Ledger::Decide(const runtime::State& state, const eventstore::Log& log,
 }
 
 Status Ledger::Evolve(runtime::State* state, const events::EventView& event, uint64_t position) {
-  if (event.type == events::kEntriesPosted) {
-    EntriesPosted posting;
-    LEAT_TRY(Parse(event, &posting));
-    std::string packed;
-    for (const v1::Leg& leg : posting.legs()) {
-      if (leg.account_class() != v1::ACCOUNT_CLASS_MIRRORED) continue;
-      LEAT_ASSIGN(Amount balance, GetBalance(*state, posting.chain(), leg.address()));
-      LEAT_ASSIGN(const Amount amount, AmountOf(leg));
-      if (!balance.CheckedAdd(amount)) return Invalid("a balance exceeds 256 bits");
-      packed.clear();
-      balance.AppendPacked(&packed);
-      state->Put(BalanceKey(posting.chain(), leg.address()), packed);
-    }
-    if (posting.reverses_version() != 0) return {};
-    LEAT_ASSIGN(Chain chain, GetChain(*state, posting.chain()));
-    const bool opening = posting.legs_size() > 0 && posting.legs(0).kind() == v1::LEG_OPENING;
-    if (opening) {
-      chain.has_opening = true;
-    } else {
-      if (chain.pending_from == 0) chain.pending_from = position + 1;
-      ++chain.pending_postings;
-    }
-    state->Put(Key('c', posting.chain()), Pack(chain));
-    return {};
-  }
+  if (event.type == events::kEntriesPosted) return EvolvePosting(state, event, position);
   if (event.type == events::kBlockClosed) {
     v1::BlockClosed closed;
     LEAT_TRY(Parse(event, &closed));

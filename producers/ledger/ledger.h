@@ -16,7 +16,7 @@ std::string LedgerStream(std::string_view chain);
 // Rows:
 //   c <chain>           -> head, completeness and history so far, and where the block being posted begins in the log
 //   k <chain> <number>  -> hash, its events' range in the log, completeness of the chain after it
-//   b <chain> <address> -> balance
+//   b <chain> <address> -> balance, followed while the chain is exact from genesis
 class Ledger final : public runtime::Decider {
  public:
   // A block in parts is decided in one commit.

@@ -331,5 +331,45 @@ TEST_CASE("rows as their service sees them, against a plain map") {
   }
 }
 
+TEST_CASE("rows are right while the cache's generations change") {
+  constexpr int kRows = (1 << 20) + 1000;  // more than a generation holds
+  const TempFolder temp;
+  const auto shard = OpenShard(temp.Sub("shard"));
+  const auto key = [](int i) { return std::to_string(i); };
+  const auto fill = [&](int from) {
+    for (int i = from; i < from + kRows; ++i) shard->state().Put(key(i), "a");
+    Must(shard->Commit(false));
+  };
+  const auto get = [&](int i) {
+    std::string value;
+    return Must(shard->state().Get(key(i), &value)) ? value : std::string("none");
+  };
+  fill(0);  // the first is the old generation now
+  CHECK(get(5) == "a");
+  shard->state().Put(key(6), "b");
+  shard->state().Delete(key(7));
+  CHECK(get(-1) == "none");
+  shard->state().Put(key(-1), "new");
+  CHECK(get(6) == "b");
+  CHECK(get(7) == "none");
+  Must(shard->Commit(false));
+  CHECK(get(-1) == "new");
+  shard->state().Put(key(8), "c");  // staged while the generations change
+  fill(kRows);
+  for (int round = 0; round < 2; ++round) {
+    CHECK(get(5) == "a");
+    CHECK(get(6) == "b");
+    CHECK(get(7) == "none");
+    CHECK(get(8) == "c");
+    CHECK(get(-1) == "new");
+    CHECK(get(9) == "a");
+    CHECK(get(kRows + 9) == "a");
+    CHECK(get(3 * kRows) == "none");
+    shard->state().Delete(key(9));
+    shard->state().Put(key(9), "a");
+    Must(shard->Commit(false));
+  }
+}
+
 }  // namespace
 }  // namespace leat::runtime
