@@ -104,8 +104,16 @@ bool ParseEntry(std::string_view entry, LogEvent* event) {
   return !event->purged || event->envelope.size() == Hash::kSize;
 }
 
-Hash LeafOf(std::string_view entry, const LogEvent& event) {
-  return event.purged ? Hash::From(event.envelope) : LeafHash(entry);
+// What an entry's leaf covers besides the entry: the facts that its record states once for all of them.
+std::string LeafContext(int64_t commit_time_us, std::string_view source) {
+  std::string context;
+  core::AppendVarint(static_cast<uint64_t>(commit_time_us), &context);
+  core::AppendString(source, &context);
+  return context;
+}
+
+Hash LeafOf(std::string_view entry, const LogEvent& event, std::string_view context) {
+  return event.purged ? Hash::From(event.envelope) : LeafHash(context, entry);
 }
 
 }  // namespace
@@ -206,7 +214,7 @@ Status Log::Recover() {
         core::AppendString(event.stream, &entry);
         core::AppendVarint(event.version, &entry);
         entry.append(event.envelope);
-        frontier_.Append(LeafHash(entry));
+        frontier_.Append(LeafHash(LeafContext(event.commit_time_us, event.source), entry));
       }
     }
     if (event.position >= indexed_to && !event.purged) {
@@ -235,6 +243,11 @@ Result<uint64_t> Log::Add(std::string_view stream, const events::EventView& even
                    "1 to " + std::to_string(kStreamBytesMax) + " bytes, none of them zero");
   }
   LEAT_ASSIGN(const uint64_t version, index_->Version(stream));
+  if (entries_.empty() && cut_.empty()) {  // a commit begins
+    // Commit times never go back, so that "as of a time" is a place in the log.
+    last_commit_time_us_ = std::max(last_commit_time_us_, options_.clock->NowUs());
+    context_ = LeafContext(last_commit_time_us_, options_.source);
+  }
   scratch_.clear();
   scratch_.push_back(static_cast<char>(kEntryEvent));
   core::AppendString(stream, &scratch_);
@@ -254,16 +267,12 @@ Result<uint64_t> Log::Add(std::string_view stream, const events::EventView& even
   }
   if (!entries_.empty() && entries_.size() + scratch_.size() > kRecordBytesMax) CutRecord(true);
   core::AppendString(scratch_, &entries_);
-  frontier_.Append(LeafHash(scratch_));
+  frontier_.Append(LeafHash(context_, scratch_));
   index_->Add(stream, version + 1, next_position_);
   return next_position_++;
 }
 
 void Log::CutRecord(bool continues) {
-  if (cut_.empty()) {
-    // Commit times never go back, so that "as of a time" is a place in the log.
-    last_commit_time_us_ = std::max(last_commit_time_us_, options_.clock->NowUs());
-  }
   std::string body;
   body.reserve(entries_.size() + 128);
   body.resize(kFixedHeaderBytes);
@@ -463,6 +472,7 @@ Result<VerifyReport> Log::Verify(const NotedRoot* noted,
     LEAT_ASSIGN(const uint64_t first, FirstOf(*iterator));
     if (first != tree.size()) return BadRecord(tree.size(), "is missing");
     LEAT_ASSIGN(const RecordHeader header, ParseRecord(first, iterator->value()));
+    const std::string context = LeafContext(header.commit_time_us, header.source);
     core::ByteReader entries(header.entries);
     for (uint64_t i = 0; i < header.count; ++i) {
       std::string_view entry;
@@ -481,7 +491,7 @@ Result<VerifyReport> Log::Verify(const NotedRoot* noted,
         version = event.version;
         LEAT_TRY(event.Decode());
       }
-      tree.Append(LeafOf(entry, event));
+      tree.Append(LeafOf(entry, event, context));
       LEAT_TRY(check_noted(tree));
     }
     if (!entries.Empty()) return BadRecord(first, "has bytes left over");

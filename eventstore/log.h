@@ -152,6 +152,7 @@ class Log {
   uint64_t record_first_ = 0;
   std::string entries_;
   std::string scratch_;
+  std::string context_;
   std::vector<RecentRecord> cut_;
   size_t cut_bytes_ = 0;
   MerkleFrontier frontier_;

@@ -12,6 +12,8 @@
 namespace leat::eventstore {
 
 Hash LeafHash(std::string_view entry);
+// Of the concatenation of both.
+Hash LeafHash(std::string_view context, std::string_view entry);
 
 // The right edge of a growing tree: what is needed to append and to name the root. A value type of at most 64 hashes;
 // not thread-safe.

@@ -187,6 +187,7 @@ TEST_CASE("a log that is created anew has another incarnation") {
 
 TEST_CASE("attributes that the entry says are left out and filled in") {
   LogFixture fixture;
+  fixture.clock().Set(1'700'000'000'000'000);  // a commit has the time of its first event
   test::EventParts parts;
   parts.subject = "account-7";
   parts.source = "leat/test-0";
@@ -198,7 +199,6 @@ TEST_CASE("attributes that the entry says are left out and filled in") {
   parts.subject = "";
   parts.source = "";
   Must(fixture.log().Add("account-7", test::MakeEvent(parts).view()));
-  fixture.clock().Set(1'700'000'000'000'000);
   fixture.Commit();
   for (int round = 0; round < 2; ++round) {
     if (round > 0) fixture.Reopen();
@@ -759,6 +759,26 @@ TEST_CASE("a log rewritten with right checksums is found against a noted root of
     const auto report = original.log().Verify(&root, nullptr);
     CHECK(report.has_value() == (root.size <= 3));
   }
+}
+
+TEST_CASE("verify finds a header that was rewritten with a right checksum") {
+  // Source and commit time stand once in a record, and every leaf of it covers them.
+  LogFixture fixture;
+  fixture.Append("s", "some data");
+  const std::string record = GetRecord(fixture.database(), 0);
+  Must(fixture.log().Verify(nullptr, nullptr));
+  const auto found_when_changed = [&](size_t at) {
+    std::string changed = record;
+    changed[at] = static_cast<char>(changed[at] ^ 1);
+    std::string checksum;
+    core::AppendBigEndian64(core::Checksum64(std::string_view(changed).substr(9)), &checksum);
+    changed.replace(1, 8, checksum);
+    PutRecord(fixture.database(), 0, changed);
+    const auto report = fixture.log().Verify(nullptr, nullptr);
+    return !report && report.error().message.find("root") != std::string::npos;
+  };
+  CHECK(found_when_changed(record.find("leat/test-0")));
+  CHECK(found_when_changed(11));  // behind version, checksum, flags and count: the commit time
 }
 
 TEST_CASE("verify meets a root noted in the middle of a record") {
