@@ -57,9 +57,13 @@ Result<std::vector<std::string>> ListFiles(const std::vector<std::string>& paths
       if (entry->is_regular_file(entry_error) && KindOfFileName(name)) {
         names.push_back(name);
       } else {
-        core::LogWarning(kComponent, "ignored " + entry->path().string() +
-                                      ": its name says none of blocks, transactions, receipts, "
-                                      "traces, withdrawals, or it is no file");
+        // A table with a mistyped name should not be missed; what else lies in the folder is nobody's mistake.
+        const bool table = name.ends_with(".gz") || name.ends_with(".csv") ||
+                           name.find(".json") != std::string::npos;
+        core::Log(table ? core::LogLevel::kWarning : core::LogLevel::kInfo, kComponent,
+                  "ignored " + entry->path().string() +
+                      ": its name says none of blocks, transactions, receipts, traces, "
+                      "withdrawals, or it is no file");
       }
       if (names.size() > kFilesMax) {
         return Fail(ErrorClass::kExhausted,

@@ -75,6 +75,18 @@ std::vector<std::string> ReadLog(const eventstore::Log& log) {
   return out;
 }
 
+// The stored bytes of every event. (The root is another one in a rebuilt log: leaves cover commit times.)
+std::vector<std::string> Stored(const eventstore::Log& log) {
+  std::vector<std::string> out;
+  eventstore::LogCursor cursor = log.Read(0);
+  eventstore::LogEvent event;
+  while (Must(cursor.Next(&event))) {
+    out.push_back(std::string(event.source) + " " + std::string(event.stream) + "@" +
+                  std::to_string(event.version) + " " + std::string(event.envelope));
+  }
+  return out;
+}
+
 // What the inputs must lead to, worked out without the runtime.
 struct Expected {
   std::vector<std::string> events;
@@ -443,15 +455,15 @@ TEST_CASE("a relay does not start on a topic that is longer than its log") {
   CHECK(test::ClassOf(relay.Start()) == ErrorClass::kConflict);
 }
 
-TEST_CASE("a shard is rebuilt from its topic: rows, position, and a log with the same root") {
+TEST_CASE("a shard is rebuilt from its topic: rows, position, and a log of the same bytes") {
   Relayed world;
   for (int i = 0; i < 50; ++i) world.Ask("k" + std::to_string(i % 7), i % 4);
   world.Run();
-  const Hash root = world.shard().log()->Root();
+  const auto stored = Stored(*world.shard().log());
   world.DeleteShard();
   CHECK(world.shard().log()->size() == 0);
   Must(world.Rebuild());
-  CHECK(world.shard().log()->Root() == root);
+  CHECK((Stored(*world.shard().log()) == stored));
   world.CheckAll();
   // What comes after goes on from there, inputs without events at the end are decided again.
   world.Ask("k1", 2);
@@ -477,7 +489,7 @@ TEST_CASE("a shard that is behind its topic takes only what it lacks") {
   Counter counter;
   Must(RebuildFromTopic(old.get(), &counter, &world.transport(), "counted", 0, Input(), nullptr));
   CHECK(counter.evolved == 20);
-  CHECK(old->log()->Root() == world.shard().log()->Root());
+  CHECK((Stored(*old->log()) == Stored(*world.shard().log())));
   CHECK(test::Rows(old->database()) == world.expected().rows);
   CHECK(Must(old->Input("asked", 0)).next == 20);
 }
@@ -510,7 +522,7 @@ TEST_CASE("a decision that was published in part is finished") {
     } else {
       HalfPublish(world, published, nullptr);
     }
-    const Hash root = world.shard().log()->Root();
+    const auto stored = Stored(*world.shard().log());
     world.DeleteShard();
     Must(world.Rebuild());
     // Whole decisions alone are in the log now.
@@ -518,7 +530,7 @@ TEST_CASE("a decision that was published in part is finished") {
     CHECK(world.shard().log()->size() == whole);
     world.Run();
     world.CheckAll();
-    CHECK(world.shard().log()->Root() == root);
+    CHECK((Stored(*world.shard().log()) == stored));
   }
 }
 
