@@ -112,6 +112,7 @@ Status DeciderRunner::Run(std::stop_token stop) {
               input_->Subscribe(options_.topic, options_.partition, position_.next));
   std::stop_callback wake(stop, [&] { subscription->Wake(); });
   bus::MessageBatch batch;
+  bus::PollLimits limits;
   Decision decision;
   size_t staged_bytes = 0;
   const auto commit = [&]() -> Status {
@@ -124,7 +125,10 @@ Status DeciderRunner::Run(std::stop_token stop) {
   };
   bool continues = false;
   while ((!stop.stop_requested() || continues) && position_.next < options_.stop_at) {
-    LEAT_TRY(subscription->Poll({}, &batch));
+    // What is staged is committed when the input pauses, or when it is enough: never wait with it.
+    const bool staged = status_.applied() < position_.next;
+    limits.timeout = staged ? std::chrono::milliseconds(0) : bus::PollLimits().timeout;
+    LEAT_TRY(subscription->Poll(limits, &batch));
     for (const bus::Message& message : batch.messages) {
       if (message.offset < position_.next) continue;
       if (message.offset >= options_.stop_at) break;
@@ -145,10 +149,10 @@ Status DeciderRunner::Run(std::stop_token stop) {
         LEAT_TRY(commit());
       }
     }
-    if (!batch.messages.empty() && !continues && status_.applied() < position_.next) {
-      LEAT_TRY(commit());
-    }
+    const bool more = batch.messages.size() == limits.messages_max;
+    if (!more && !continues && status_.applied() < position_.next) LEAT_TRY(commit());
   }
+  if (status_.applied() < position_.next) LEAT_TRY(commit());
   return {};
 }
 

@@ -71,8 +71,12 @@ Status ProjectionRunner::Run(std::stop_token stop) {
               input_->Subscribe(options_.topic, options_.partition, position_.next));
   std::stop_callback wake(stop, [&] { subscription->Wake(); });
   bus::MessageBatch batch;
+  bus::PollLimits limits;
   while (!stop.stop_requested() && position_.next < options_.stop_at) {
-    LEAT_TRY(subscription->Poll({}, &batch));
+    // What is staged is committed when the input pauses, or when it is enough: never wait with it.
+    const bool staged = status_.applied() < position_.next;
+    limits.timeout = staged ? std::chrono::milliseconds(0) : bus::PollLimits().timeout;
+    LEAT_TRY(subscription->Poll(limits, &batch));
     for (const bus::Message& message : batch.messages) {
       if (message.offset < position_.next) continue;
       if (message.offset >= options_.stop_at) break;
@@ -85,8 +89,10 @@ Status ProjectionRunner::Run(std::stop_token stop) {
       position_.next = message.offset + 1;
       if (shard_->StagedBytes() >= options_.commit_bytes) LEAT_TRY(Commit());
     }
-    if (status_.applied() < position_.next) LEAT_TRY(Commit());
+    const bool more = batch.messages.size() == limits.messages_max;
+    if (!more && status_.applied() < position_.next) LEAT_TRY(Commit());
   }
+  if (status_.applied() < position_.next) LEAT_TRY(Commit());
   return {};
 }
 

@@ -88,7 +88,7 @@ Result<std::shared_ptr<Service::Version>> Service::OpenVersion(uint64_t number,
   runtime::RunnerOptions input;
   input.topic = topic_;
   input.stop_at = stop_at;
-  input.commit_bytes = 4u << 20;
+  input.commit_bytes = 16u << 20;  // large sorted batches cost the memtable least
   version->runner = std::make_unique<runtime::ProjectionRunner>(
       version->shard.get(), &version->projection, transport_, input);
   return version;
