@@ -131,7 +131,7 @@ rocksdb::ColumnFamilyOptions FamilyOptions(Family family, const RocksResources& 
       break;
     case Family::kRows:
       // Rows of accounts come in no order: large runs are sorted in memory before they are merged on disk.
-      options.write_buffer_size = 128u << 20;
+      options.write_buffer_size = 64u << 20;
       options.max_write_buffer_number = 4;
       options.compaction_style = rocksdb::kCompactionStyleUniversal;
       table.block_size = 8u << 10;
