@@ -62,7 +62,6 @@ Result<std::string> ReadOpening(const std::string& path, const std::string& chai
 }
 
 Status Ingest(const Context& context, const IngestOptions& options) {
-  LEAT_TRY(ingest::CheckChainId(options.chain));
   LEAT_ASSIGN(const uint64_t memory, ParseBytes(options.memory));
   for (const std::string& path : options.paths) {
     if (!std::filesystem::exists(path)) {
@@ -87,10 +86,13 @@ Status Ingest(const Context& context, const IngestOptions& options) {
     std::error_code ignored;
     std::filesystem::remove_all(context.node.data + "/scratch", ignored);
   }
-  read.known_block = [&](const Hash& hash) {
-    const auto known = backend->KnowsBlock(options.chain, hash);
-    return known && *known;
-  };
+  read.known_block = [&](const Hash& hash) { return backend->KnowsBlock(options.chain, hash); };
+  const auto begun = backend->Call(
+      "GET", "/api/blockchain/blocks?limit=1&chain=" + gateway::PercentEncode(options.chain));
+  if (!begun && begun.error().error_class != ErrorClass::kNotFound) {
+    return std::unexpected(begun.error());
+  }
+  read.chain_begun = begun.has_value();
   LEAT_ASSIGN(const auto reader, ingest::BlockReader::Open(read));
   if (!opening.empty()) LEAT_TRY(backend->Call("POST", "/api/admin/opening", opening));
 
@@ -163,13 +165,16 @@ void AddIngest(CLI::App* app, Context* context) {
                   "Files or folders: blocks, transactions, receipts, traces, withdrawals; CSV or "
                   "JSON lines, plain or gzip")
       ->required();
-  etl->add_option("--chain", options->chain, "Chain id (CAIP-2), such as eip155:1")->required();
+  etl->add_option("--chain", options->chain, "Chain id (CAIP-2), such as eip155:1")
+      ->required()
+      ->check(CheckChain);
   etl->add_flag("--excerpt", options->excerpt,
                 "Accept rows without headers and gaps; balances are then net changes");
   etl->add_option("--opening-balances", options->opening_balances,
                   "CSV address,balance_wei: balances before the first block");
   etl->add_option("--memory", options->memory, "Bound for rows held in memory while sorting")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CheckBytes);
   etl->add_flag("--json", options->json, "Print the outcome as JSON");
   etl->callback([=] { context->run = [=] { return Ingest(*context, *options); }; });
 }

@@ -36,6 +36,12 @@ struct ReplayOptions {
   bool json = false;
 };
 
+std::string CheckUtf8(const std::string& text) {
+  const auto replace = json::error_handler_t::replace;
+  const bool same = json::parse(json(text).dump(-1, ' ', false, replace)) == text;
+  return same ? "" : "is not UTF-8";
+}
+
 std::string Target(const std::string& topic, uint32_t partitions) {
   return "/api/events?topic=" + gateway::PercentEncode(topic) +
          (partitions > 0 ? "&partitions=" + std::to_string(partitions) : "");
@@ -60,8 +66,7 @@ Result<std::string> ListOf(const std::string& text) {
 
 Status Publish(const Context& context, const PublishOptions& options) {
   std::string body;
-  if (!options.type.empty() || !options.data.empty()) {
-    if (options.type.empty()) return Invalid("--data: stands without --type", "name the type");
+  if (!options.type.empty()) {
     const json data = json::parse(options.data.empty() ? "{}" : options.data, nullptr, false);
     if (data.is_discarded()) return Invalid("--data: is not JSON", "quote it for the shell");
     json event = {{"specversion", "1.0"}, {"type", options.type}, {"data", data}};
@@ -110,6 +115,12 @@ Status Replay(const Context& context, const ReplayOptions& options) {
   if (options.into == options.topic) {
     return Invalid("--into: names the topic that is read", "name another one");
   }
+  // What is read of all topics includes what was just published.
+  const auto is_own = [&](const std::string& line) {
+    if (!options.topic.empty()) return false;
+    const json event = json::parse(line, nullptr, false);
+    return event.is_object() && event.value("position", "").starts_with(options.into + "/");
+  };
   // Back into a topic: line by line, in batches; ids and sources stay, positions are new.
   core::Progress progress("replay", "events", 0);
   uint64_t published = 0;
@@ -130,7 +141,9 @@ Status Replay(const Context& context, const ReplayOptions& options) {
     pending += chunk;
     size_t begin = 0;
     for (size_t end; (end = pending.find('\n', begin)) != std::string::npos; begin = end + 1) {
-      batch += (batched > 0 ? "," : "") + pending.substr(begin, end - begin);
+      const std::string line = pending.substr(begin, end - begin);
+      if (line.empty() || is_own(line)) continue;
+      batch += (batched > 0 ? "," : "") + line;
       ++batched;
       if (batch.size() >= kBatchBytes) failed = publish();
       if (!failed) return false;
@@ -153,12 +166,18 @@ void AddPublish(CLI::App* app, Context* context) {
       "publish", "Publish CloudEvents in JSON from flags, a file or standard input");
   auto options = std::make_shared<PublishOptions>();
   command->add_option("topic", options->topic, "Topic; made when it is new")->required();
-  command->add_option("--type", options->type, "Event type of a single event");
-  command->add_option("--key", options->key, "Its partition key");
-  command->add_option("--subject", options->subject, "Its subject");
-  command->add_option("--data", options->data, "Its data as JSON");
-  command->add_option("--file", options->file,
-                      "CloudEvents in JSON: one, a list, or one a line; '-' is standard input");
+  auto* type = command->add_option("--type", options->type, "Event type of a single event");
+  const auto of_single = [&](const char* flag, std::string* value, const char* text) {
+    command->add_option(flag, *value, text)->needs(type)->check(CheckUtf8);
+  };
+  type->check(CheckUtf8);
+  of_single("--key", &options->key, "Its partition key");
+  of_single("--subject", &options->subject, "Its subject");
+  of_single("--data", &options->data, "Its data as JSON");
+  command
+      ->add_option("--file", options->file,
+                   "CloudEvents in JSON: one, a list, or one a line; '-' is standard input")
+      ->excludes(type);
   command->add_option("--partitions", options->partitions, "Partitions of a new topic");
   command->add_flag("--json", options->json, "Print the positions as JSON");
   command->callback([=] { context->run = [=] { return Publish(*context, *options); }; });
@@ -173,7 +192,8 @@ void AddReplay(CLI::App* app, Context* context) {
   command->add_option("--type", options->type, "Only this type; 'ledger.*' for all that begin so");
   command->add_option("--stream", options->stream,
                       "Only this stream; 'ledger-*' for a whole category");
-  command->add_option("--limit", options->limit, "At most so many events");
+  command->add_option("--limit", options->limit, "At most so many events")
+      ->check(CLI::Range(uint64_t{1}, UINT64_MAX));
   command->add_flag("--follow", options->follow, "Go on with what comes");
   command->add_option("--into", options->into, "Publish to this topic in place of printing");
   command->add_flag("--json", options->json, "Lines are JSON anyway; with --into the outcome, too");

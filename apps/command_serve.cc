@@ -43,7 +43,6 @@ bool IsForUs(const gateway::HttpRequest& request) {
 }
 
 Status Serve(const Context& context, const ServeOptions& options) {
-  core::InitLog(core::LogLevel::kInfo);
   // Taken before any thread starts, so that all of them leave the signals to sigwait.
   sigset_t signals;
   sigemptyset(&signals);
@@ -100,7 +99,10 @@ void AddServe(CLI::App* app, Context* context) {
       ->capture_default_str();
   command->add_option("--chain", context->node.default_chain, "Chain that requests mean by default")
       ->capture_default_str();
-  command->callback([=] { context->run = [=] { return Serve(*context, *options); }; });
+  command->callback([=] {
+    context->is_service = true;
+    context->run = [=] { return Serve(*context, *options); };
+  });
 }
 
 }  // namespace leat::apps

@@ -17,6 +17,7 @@ namespace leat::apps {
 struct Context {
   NodeOptions node;
   std::function<Status()> run;  // of the command that was given
+  bool is_service = false;      // it runs until it is told to stop, and logs what it does
 };
 
 // `context` must outlive `app`.
@@ -41,5 +42,7 @@ std::string CheckBlock(const std::string& text);
 std::string CheckTime(const std::string& text);
 std::string CheckPosition(const std::string& text);
 std::string CheckRoot(const std::string& text);
+std::string CheckChain(const std::string& text);
+std::string CheckBytes(const std::string& text);
 
 }  // namespace leat::apps

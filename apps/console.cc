@@ -7,6 +7,7 @@
 #include "core/clock.h"
 #include "events/position.h"
 #include "gateway/api.h"
+#include "producers/ingest/chain_feed.h"
 
 namespace leat::apps {
 namespace {
@@ -43,6 +44,8 @@ std::string CheckTime(const std::string& text) { return ErrorText(core::ParseTim
 std::string CheckPosition(const std::string& text) {
   return ErrorText(events::ParsePositions(text));
 }
+std::string CheckChain(const std::string& text) { return ErrorText(ingest::CheckChainId(text)); }
+std::string CheckBytes(const std::string& text) { return ErrorText(ParseBytes(text)); }
 std::string CheckRoot(const std::string& text) {
   return ErrorText(gateway::ParseNotedRoots(text));
 }

@@ -27,6 +27,16 @@ std::string UnknownCommand(const CLI::App* app, int argc, char** argv) {
   return {};
 }
 
+// Our own code throws nothing; what a library throws all the same is a defect, and ends in an error like any other.
+leat::Status Run(const leat::apps::Context& context) {
+  try {
+    return context.run();
+  } catch (const std::exception& error) {
+    return leat::Fail(leat::ErrorClass::kInternal, std::string("unexpected: ") + error.what(),
+                      "please report it, with the command line");
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -64,8 +74,10 @@ int main(int argc, char** argv) {
                                  : ("there is no command \"" + unknown + "\"").c_str());
     return kUsageError;
   }
-  leat::core::InitLog(verbose ? leat::core::LogLevel::kDebug : leat::core::LogLevel::kWarning);
-  auto status = context.run();
+  leat::core::InitLog(verbose                ? leat::core::LogLevel::kDebug
+                      : context.is_service ? leat::core::LogLevel::kInfo
+                                           : leat::core::LogLevel::kWarning);
+  auto status = Run(context);
   if (status) status = leat::apps::PrintStatus();
   if (!status) {
     std::fprintf(stderr, "leat: error: %s\n", status.error().Text().c_str());

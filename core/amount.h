@@ -18,6 +18,8 @@ class Amount {
  public:
   static constexpr size_t kLimbs = 5;  // of 64 bits
 
+  static constexpr size_t kWireBytesMax = 32;  // of a magnitude
+
   constexpr Amount() = default;
   constexpr Amount(uint64_t value) : limbs_{value} {}  // NOLINT: a number is an amount
 

@@ -21,7 +21,6 @@ class WallClock final : public Clock {
   }
 };
 
-constexpr int64_t kMicrosPerSecond = 1'000'000;
 
 Error NotATime(std::string_view text) {
   return Error{ErrorClass::kInvalid, "\"" + std::string(text.substr(0, 64)) + "\" is not a time",

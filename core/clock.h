@@ -18,6 +18,7 @@ class Clock {
 // The system's wall clock; lives for ever.
 const Clock& SystemClock();
 
+inline constexpr int64_t kMicrosPerSecond = 1'000'000;
 // What RFC 3339 can write: the years 0 to 9999.
 inline constexpr int64_t kTimeMinUs = -62'167'219'200'000'000;
 inline constexpr int64_t kTimeMaxUs = 253'402'300'799'999'999;

@@ -20,6 +20,7 @@ namespace pb = chain::v1;
 
 constexpr std::string_view kMainnet = "eip155:1";
 constexpr uint64_t kMainnetLondonBlock = 12'965'000;
+constexpr uint64_t kMainnetShanghaiBlock = 17'034'870;
 constexpr uint64_t kBlobGas = 131'072;   // of one blob, EIP-4844
 constexpr uint64_t kDynamicFeeType = 2;  // EIP-1559; later types price alike
 constexpr uint64_t kBlobType = 3;
@@ -127,6 +128,10 @@ bool Unite(std::optional<T>* fact, const std::optional<T>& other) {
   return **fact == *other;
 }
 
+uint64_t TypeOf(const TransactionRow& row) {
+  return row.type.value_or(row.max_fee_per_gas ? kDynamicFeeType : 0);
+}
+
 // min(max_fee, base_fee + priority_fee).
 std::string DynamicPrice(std::string_view max_fee, std::string_view priority_fee,
                          std::string_view base_fee) {
@@ -205,6 +210,7 @@ struct BlockAssembler::Impl {
                Place place) const;
   Status SortTraces(Draft* draft);
   Status CheckTransactions(Draft* draft);
+  Status CheckFees(const Draft& draft) const;
   Status SortTransactions(Draft* draft);
   Status SortWithdrawals(Draft* draft);
   Draft* NewDraft();
@@ -214,6 +220,7 @@ struct BlockAssembler::Impl {
   void BuildTransaction(const Draft& draft, const TransactionDraft& from, uint32_t index,
                         std::optional<std::optional<core::Amount>>* blob_price,
                         pb::Transaction* to) const;
+  std::optional<std::string> EffectivePrice(const Draft& draft, const TransactionDraft& from) const;
   pb::Coverage CoverageOf(const Draft& draft, const pb::BlockObserved& block) const;
 
   Options options;
@@ -286,6 +293,7 @@ Status BlockAssembler::Assemble(uint64_t number, std::span<const std::string_vie
     Draft& draft = *impl.drafts[i];
     LEAT_TRY(impl.SortTraces(&draft));
     LEAT_TRY(impl.CheckTransactions(&draft));
+    LEAT_TRY(impl.CheckFees(draft));
     LEAT_TRY(impl.SortTransactions(&draft));
     LEAT_TRY(impl.SortWithdrawals(&draft));
     counts_.transactions += draft.transactions.size();
@@ -391,14 +399,30 @@ Status BlockAssembler::Impl::CheckParents() {
                            ? std::find_if(parents.begin(), parents.end(),
                                           [&](const Parent& other) { return other.hash == parent; })
                            : parents.end();
+    if (draft_count > 1 && !draft.header->difficulty && !draft.header->total_difficulty) {
+      return Bad(draft.place,
+                 BlockName(number, draft.hash) + " is one of " + std::to_string(draft_count) +
+                     " of its number, and has no difficulty",
+                 "give the columns difficulty or total_difficulty");
+    }
     if (found != parents.end()) {
       draft.arrival = std::max(draft.arrival, found->arrival);
-    } else if (!first_height && !(options.known_block && options.known_block(parent))) {
-      return Invalid(BlockName(number, draft.hash) + " (" + Where(draft.place) + "): its parent " +
-                         parent.Hex() + " is not in the input",
-                     "add the file with the header of block " + std::to_string(number - 1) +
-                         ", or use --excerpt for blocks with gaps");
+      continue;
     }
+    // A chain may begin anywhere, but only once.
+    if (first_height && draft_count == 1 && !options.chain_begun) continue;
+    if (options.known_block) {
+      LEAT_ASSIGN(const bool parent_known, options.known_block(parent));
+      if (parent_known) continue;
+      LEAT_ASSIGN(const bool itself_known, options.known_block(draft.hash));
+      if (itself_known) continue;
+    }
+    return Invalid(BlockName(number, draft.hash) + " (" + Where(draft.place) + "): its parent " +
+                       parent.Hex() + " is not " + (first_height ? "known" : "in the input"),
+                   number == 0 ? "the chain begins with another block: use another data folder"
+                               : "add the file with the header of block " +
+                                     std::to_string(number - 1) +
+                                     ", or use --excerpt for blocks with gaps");
   }
   return {};
 }
@@ -626,20 +650,57 @@ Status BlockAssembler::Impl::CheckTransactions(Draft* draft) {
   }
   if (!draft->header || !draft->header->transaction_count) return {};
   const uint64_t announced = *draft->header->transaction_count;
-  if (options.transactions_given && announced != draft->transactions.size()) {
-    return Bad(draft->place,
-               BlockName(number, draft->hash) + ": transaction_count is " +
-                   std::to_string(announced) + ", but the input has " +
-                   std::to_string(draft->transactions.size()) + " transactions of it",
-               "give all transactions of the block");
-  }
-  if (!options.transactions_given && !options.excerpt && announced > 0) {
-    return Bad(draft->place,
-               BlockName(number, draft->hash) + ": transaction_count is " +
-                   std::to_string(announced) + ", but the input has no transactions",
-               "give the transactions file, or use --excerpt");
+  if (announced == draft->transactions.size()) return {};
+  if (options.excerpt && !options.transactions_given) return {};  // CoverageOf says so
+  return Bad(draft->place,
+             BlockName(number, draft->hash) + ": transaction_count is " +
+                 std::to_string(announced) + ", but the input has " +
+                 std::to_string(draft->transactions.size()) + " transactions of it",
+             options.transactions_given
+                 ? "give all transactions of the block"
+                 : "give the transactions file, or traces of all of them, or use --excerpt");
+}
+
+// What its transactions pay has to fit 256 bits, as every amount does.
+Status BlockAssembler::Impl::CheckFees(const Draft& draft) const {
+  const auto fits = [](uint64_t multiplier, std::string_view price) {
+    constexpr size_t kAlwaysFits = core::Amount::kWireBytesMax - sizeof multiplier;
+    if (price.size() <= kAlwaysFits) return true;
+    auto cost = core::Amount::FromBytes(price);
+    return cost.has_value() && cost->CheckedMultiply(core::Amount(multiplier));
+  };
+  const std::string base_fee(draft.BaseFee().value_or(""));
+  for (const TransactionDraft& transaction : draft.transactions) {
+    if (!transaction.has_receipt) continue;
+    const ReceiptRow& receipt = transaction.receipt;
+    const char* field = nullptr;
+    if (!fits(receipt.gas_used, EffectivePrice(draft, transaction).value_or(""))) {
+      field = "effective gas price";
+    } else if (!fits(receipt.gas_used, base_fee)) {
+      field = "base_fee_per_gas";
+    } else if (!fits(receipt.blob_gas_used.value_or(0), receipt.blob_gas_price.value_or(""))) {
+      field = "blob_gas_price";
+    }
+    if (field == nullptr) continue;
+    return Bad(transaction.receipt_place,
+               "transaction " + Hash::From(transaction.hash).Hex() + ": gas times " + field +
+                   " exceeds 256 bits",
+               "check the columns of gas and of prices");
   }
   return {};
+}
+
+std::optional<std::string> BlockAssembler::Impl::EffectivePrice(
+    const Draft& draft, const TransactionDraft& from) const {
+  const TransactionRow& row = from.row;
+  if (from.receipt.effective_gas_price) return std::string(*from.receipt.effective_gas_price);
+  const auto base_fee = draft.BaseFee();
+  if (TypeOf(row) >= kDynamicFeeType && row.max_fee_per_gas && row.max_priority_fee_per_gas &&
+      base_fee) {
+    return DynamicPrice(*row.max_fee_per_gas, *row.max_priority_fee_per_gas, *base_fee);
+  }
+  if (row.gas_price) return std::string(*row.gas_price);  // of a mined transaction, the effective one
+  return std::nullopt;
 }
 
 Status BlockAssembler::Impl::SortTransactions(Draft* draft) {
@@ -772,7 +833,7 @@ void BlockAssembler::Impl::BuildTransaction(const Draft& draft, const Transactio
   }
   to->set_nonce(row.nonce);
   to->set_gas(row.gas);
-  const uint64_t type = row.type.value_or(row.max_fee_per_gas ? kDynamicFeeType : 0);
+  const uint64_t type = TypeOf(row);
   to->set_type(static_cast<uint32_t>(type));
   to->set_input_length(static_cast<uint32_t>(row.input_length));
   Assign(to->mutable_input_selector(), row.input_selector);
@@ -781,16 +842,7 @@ void BlockAssembler::Impl::BuildTransaction(const Draft& draft, const Transactio
   // What it paid.
   const ReceiptRow& receipt = from.receipt;
   if (from.has_receipt) to->set_gas_used(receipt.gas_used);
-  const auto base_fee = draft.BaseFee();
-  if (receipt.effective_gas_price) {
-    Assign(to->mutable_effective_gas_price(), *receipt.effective_gas_price);
-  } else if (type >= kDynamicFeeType && row.max_fee_per_gas && row.max_priority_fee_per_gas &&
-             base_fee) {
-    to->set_effective_gas_price(
-        DynamicPrice(*row.max_fee_per_gas, *row.max_priority_fee_per_gas, *base_fee));
-  } else if (row.gas_price) {  // of a mined transaction, the effective one
-    Assign(to->mutable_effective_gas_price(), *row.gas_price);
-  }
+  if (auto price = EffectivePrice(draft, from)) to->set_effective_gas_price(*std::move(price));
   if (receipt.blob_gas_used) {
     to->set_blob_gas_used(*receipt.blob_gas_used);
   } else if (type == kBlobType && row.blob_count) {
@@ -836,9 +888,15 @@ void BlockAssembler::Impl::BuildTransaction(const Draft& draft, const Transactio
 pb::Coverage BlockAssembler::Impl::CoverageOf(const Draft& draft,
                                               const pb::BlockObserved& block) const {
   pb::Coverage coverage;
-  bool receipts_known = true;
-  bool traces_known = true;
-  bool statuses_known = true;
+  // Whether all transactions are here, as far as the header tells.
+  const auto& header = draft.header;
+  const auto count = static_cast<uint64_t>(block.transactions_size());
+  const bool complete =
+      !header || (header->transaction_count ? *header->transaction_count == count
+                                            : count > 0 || header->gas_used == 0);
+  bool receipts_known = complete;
+  bool traces_known = complete;
+  bool statuses_known = complete;
   for (const pb::Transaction& transaction : block.transactions()) {
     receipts_known &= transaction.has_gas_used() && transaction.has_effective_gas_price();
     receipts_known &= !transaction.has_blob_gas_used() || transaction.has_blob_gas_price();
@@ -861,6 +919,13 @@ pb::Coverage BlockAssembler::Impl::CoverageOf(const Draft& draft,
   const bool before_base_fees =
       options.chain == kMainnet ? number < kMainnetLondonBlock : draft.header.has_value();
   coverage.set_base_fee(draft.BaseFee().has_value() || before_base_fees);
+  const bool may_have_withdrawals =
+      options.chain == kMainnet ? number >= kMainnetShanghaiBlock
+                                : header && header->has_withdrawals;
+  const bool withdrawals_given = block.withdrawals_size() > 0 ||
+                                 (header && header->lists_withdrawals) ||
+                                 (options.withdrawals_given && !(header && header->has_withdrawals));
+  coverage.set_withdrawals_missing(may_have_withdrawals && !withdrawals_given);
   return coverage;
 }
 

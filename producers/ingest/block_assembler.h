@@ -28,8 +28,10 @@ class BlockAssembler {
     std::string chain;
     bool excerpt = false;
     bool transactions_given = false;               // the input holds transaction rows
+    bool withdrawals_given = false;                // the input holds withdrawal rows
     std::vector<std::string> files;                // Place::file() counts in them
-    std::function<bool(const Hash&)> known_block;  // may be empty
+    std::function<Result<bool>(const Hash&)> known_block;  // may be empty
+    bool chain_begun = false;                      // there are blocks before the first height
   };
   // Of what has been assembled so far, each row once.
   struct Counts {

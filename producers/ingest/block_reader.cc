@@ -233,7 +233,8 @@ struct BlockReader::Impl {
   std::unique_ptr<HeightReader> ReadHeights() const {
     return std::make_unique<HeightReader>(
         sorter.Read(), BlockAssembler::Options{options.chain, options.excerpt, transactions_given,
-                                               files, options.known_block});
+                                               withdrawals_given, files, options.known_block,
+                                               options.chain_begun});
   }
   Status Read();
   Status Check();
@@ -246,6 +247,7 @@ struct BlockReader::Impl {
   std::vector<std::string> files;
   ExternalSorter sorter;
   bool transactions_given = false;
+  bool withdrawals_given = false;
   bool in_order = true;  // the order of turns is the order of numbers
 
   // Either blocks are assembled as they are asked for...
@@ -262,6 +264,7 @@ Status BlockReader::Impl::Read() {
   RowPacker packer(&sorter, options.excerpt);
   LEAT_TRY(InputReader(&packer, files).ReadAll());
   transactions_given = packer.count(RowKind::kTransaction) > 0;
+  withdrawals_given = packer.count(RowKind::kWithdrawal) > 0;
   return sorter.Finish();
 }
 

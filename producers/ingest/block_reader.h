@@ -30,7 +30,9 @@ struct ReadOptions {
   // Must be named. Created if needed; our files in it are removed at the end and at the next start.
   std::string scratch_dir;
   // May be empty. A parent for which it is true need not be in the input.
-  std::function<bool(const Hash&)> known_block;
+  std::function<Result<bool>(const Hash&)> known_block;
+  // The chain has blocks already: the parent of the lowest one must be known, too.
+  bool chain_begun = false;
 };
 
 // Every row once, however often the input repeats it.

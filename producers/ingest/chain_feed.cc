@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "chain/v1/chain.pb.h"
+#include "core/clock.h"
 #include "core/hash.h"
 #include "events/registry.h"
 #include "events/wire.h"
@@ -13,7 +14,6 @@ namespace {
 
 using chain::v1::BlockObserved;
 
-constexpr int64_t kMicrosPerSecond = 1'000'000;
 constexpr size_t kCommitBytes = 4u << 20;
 constexpr size_t kReorganisationDepthMax = 100'000;
 
@@ -184,7 +184,7 @@ class Announcer {
 
  private:
   static int64_t TimeOf(const chain::v1::Header& header) {
-    return static_cast<int64_t>(header.timestamp_s()) * kMicrosPerSecond;
+    return static_cast<int64_t>(header.timestamp_s()) * core::kMicrosPerSecond;
   }
   void Add(std::string_view type, const chain::v1::Header& header, std::string data) {
     decision_->Add(stream_, type, TimeOf(header), chain_, std::move(data),

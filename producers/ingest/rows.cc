@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/amount.h"
+#include "core/clock.h"
 #include "core/bytes.h"
 #include "core/hash.h"
 
@@ -86,6 +87,10 @@ bool HasHexPrefix(std::string_view text) {
 }
 
 constexpr uint64_t kTransactionTypeMax = 255;
+constexpr uint64_t kTimestampMax = core::kTimeMaxUs / core::kMicrosPerSecond;
+// Of an empty list: the root of the empty trie.
+constexpr std::string_view kNoWithdrawalsRoot =
+    "0x56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421";
 constexpr size_t kPlainDigitsMax = 19;  // always below 2^64
 
 // Decimal digits only, at most kPlainDigitsMax.
@@ -270,6 +275,14 @@ class RowPacker::Encoder {
 
   // The same for a column; an empty field is an error.
   void Number(Column column) { Number(row_.Get(column), ColumnName(column)); }
+  void Timestamp(Column column) {
+    const uint64_t seconds = ParseNumber(row_.Get(column), ColumnName(column));
+    if (seconds > kTimestampMax) {
+      Fail(ColumnName(column), std::to_string(seconds) + " lies after the year 9999",
+           "write Unix time in seconds");
+    }
+    RawNumber(seconds);
+  }
   void Amount(Column column) { Amount(row_.Get(column), ColumnName(column)); }
   void Hash(Column column) { Hash(row_.Get(column), ColumnName(column)); }
   void Address(Column column) { Address(row_.Get(column), ColumnName(column)); }
@@ -373,10 +386,11 @@ Status RowPacker::AddBlock(const TableReader& row, Place place) {
              {Column::kGasUsed, true},
              {Column::kTransactionCount, true},
              {Column::kBlobGasUsed, true},
-             {Column::kExcessBlobGas, true}});
+             {Column::kExcessBlobGas, true},
+             {Column::kWithdrawals, true}});
   out.Hash(Column::kParentHash);
   out.Address(Column::kMiner);
-  out.Number(Column::kTimestamp);
+  out.Timestamp(Column::kTimestamp);
   if (out.Flag()) out.Amount(Column::kDifficulty);
   if (out.Flag()) out.Amount(Column::kTotalDifficulty);
   if (out.Flag()) out.Amount(Column::kBaseFeePerGas);
@@ -386,6 +400,8 @@ Status RowPacker::AddBlock(const TableReader& row, Place place) {
   if (out.Flag()) out.Number(Column::kTransactionCount);
   if (out.Flag()) out.Number(Column::kBlobGasUsed);
   if (out.Flag()) out.Number(Column::kExcessBlobGas);
+  const std::string_view root = row.Get(Column::kWithdrawalsRoot);
+  out.RawByte(root.empty() || root == "0x" || root == kNoWithdrawalsRoot ? 0 : 1);
   LEAT_TRY(Emit(&out, RowKind::kBlock, number));
   return row.Get(Column::kWithdrawals).empty() ? Status()
                                                : AddNestedWithdrawals(row, place, number);
@@ -406,6 +422,8 @@ HeaderRow::HeaderRow(std::string_view content) {
   if (in.Flag()) transaction_count = in.Number();
   if (in.Flag()) blob_gas_used = in.Number();
   if (in.Flag()) excess_blob_gas = in.Number();
+  lists_withdrawals = in.Flag();
+  has_withdrawals = in.Byte() != 0;
 }
 
 namespace {
@@ -477,16 +495,16 @@ Status RowPacker::AddTransaction(const TableReader& row, Place place) {
     }
     out.RawNumber(static_cast<uint64_t>(blobs));
   }
-  if (out.Flag()) out.Number(Column::kBlockTimestamp);
+  if (out.Flag()) out.Timestamp(Column::kBlockTimestamp);
 
   const std::string_view input = row.Get(Column::kInput);
   if (input.empty() || input == "0x") {
     out.RawNumber(0);
   } else {
     std::string& bytes = scratch_->bytes;
-    bytes.resize(input.size() / 2 - 1);
-    if (input.size() % 2 != 0 || !HasHexPrefix(input) ||
-        (DecodeHex(input.data() + 2, bytes.size(), bytes.data()) & kNoDigit) != 0) {
+    const bool prefixed = input.size() % 2 == 0 && HasHexPrefix(input);
+    if (prefixed) bytes.resize(input.size() / 2 - 1);
+    if (!prefixed || (DecodeHex(input.data() + 2, bytes.size(), bytes.data()) & kNoDigit) != 0) {
       out.Fail("input", "is not hex", "write 0x and an even number of hex digits");
     } else {
       constexpr size_t kSelectorBytes = 4;
@@ -567,7 +585,7 @@ Status RowPacker::AddReceipt(const TableReader& row, Place place, bool in_transa
   if (out.Flag()) out.Amount(blob_price);
   if (out.Flag()) out.Address(Column::kMiner);
   if (out.Flag()) out.Amount(Column::kBaseFeePerGas);
-  if (out.Flag()) out.Number(Column::kBlockTimestamp);
+  if (out.Flag()) out.Timestamp(Column::kBlockTimestamp);
   return Emit(&out, RowKind::kReceipt, number);
 }
 
@@ -693,7 +711,7 @@ Status RowPacker::AddTrace(const TableReader& row, Place place) {
   } else if (system) {
     out.Fail("value", "is empty", "a " + std::string(type) + " needs it");
   }
-  if (out.Flag()) out.Number(Column::kBlockTimestamp);
+  if (out.Flag()) out.Timestamp(Column::kBlockTimestamp);
   std::string& address = scratch_->bytes;
   if (system) {
     address.clear();

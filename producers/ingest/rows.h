@@ -68,6 +68,8 @@ struct HeaderRow {
   std::optional<uint64_t> transaction_count;
   std::optional<uint64_t> blob_gas_used;
   std::optional<uint64_t> excess_blob_gas;
+  bool lists_withdrawals = false;  // in its own column; an empty list counts
+  bool has_withdrawals = false;    // its withdrawals_root is not that of an empty list
 
   explicit HeaderRow(std::string_view content);
 };

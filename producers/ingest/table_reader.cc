@@ -33,6 +33,7 @@ constexpr std::array<std::string_view, kColumnCount> kColumnNames = {
     "blob_gas_used",
     "excess_blob_gas",
     "withdrawals",
+    "withdrawals_root",
     "block_number",
     "block_hash",
     "block_timestamp",

@@ -36,6 +36,7 @@ enum class Column : uint8_t {
   kBlobGasUsed,
   kExcessBlobGas,
   kWithdrawals,
+  kWithdrawalsRoot,
   kBlockNumber,
   kBlockHash,
   kBlockTimestamp,

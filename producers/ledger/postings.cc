@@ -243,7 +243,8 @@ v1::Completeness CompletenessOf(const BlockObserved& block, bool linked) {
                     block.header().miner().size() == Address::kSize;
   if (!fees || !coverage.statuses()) return v1::COMPLETENESS_VALUE_ONLY;
   const bool exact =
-      coverage.traces() && coverage.rewards() && linked && !block.header().synthetic();
+      coverage.traces() && coverage.rewards() && !coverage.withdrawals_missing() && linked &&
+      !block.header().synthetic();
   return exact ? v1::COMPLETENESS_EXACT : v1::COMPLETENESS_TOP_LEVEL;
 }
 

@@ -103,10 +103,10 @@ bool Contains(const std::string& text, const std::string& part) {
   return found;
 }
 
-const std::string kBlocks = "number,hash,parent_hash,miner,timestamp\n";
+const std::string kBlocks = "number,hash,parent_hash,miner,timestamp,difficulty\n";
 std::string Block(unsigned number, unsigned hash, unsigned parent) {
   return std::to_string(number) + "," + H(hash) + "," + H(parent) + "," + A(0xaa) + "," +
-         std::to_string(1000 + number) + "\n";
+         std::to_string(1000 + number) + ",1\n";
 }
 const std::string kTransactions = "hash,block_hash,block_number,from_address,to_address,value\n";
 std::string Transfer(unsigned hash, const std::string& block_hash, unsigned number,
@@ -425,11 +425,90 @@ TEST_CASE("ingest blocks: parents") {
   CHECK(Contains(Read({{"blocks.csv", kBlocks + Block(5, 0x5, 0x4) + Block(7, 0x7, 0x6)}}).error,
                  "block 7 " + H(0x7) + " (blocks.csv:3): its parent " + H(0x6) + " is not in"));
   ReadOptions options;
-  options.known_block = [](const Hash& hash) { return hash.Hex() == H(0x55); };
+  options.known_block = [](const Hash& hash) -> Result<bool> { return hash.Hex() == H(0x55); };
   CHECK(Read({{"blocks.csv", orphan}}, options).blocks.size() == 3);
-  // At the lowest height, any parent and any number of blocks.
-  CHECK(Read({{"blocks.csv", kBlocks + Block(5, 0x5, 0x4) + Block(5, 0x55, 0x44)}}).blocks.size() ==
-        2);
+  // A chain may begin anywhere, but once.
+  const std::string twins = kBlocks + Block(5, 0x5, 0x4) + Block(5, 0x55, 0x44);
+  CHECK(Contains(Read({{"blocks.csv", twins}}).error,
+                 "block 5 " + H(0x5) + " (blocks.csv:2): its parent " + H(0x4) + " is not known"));
+  options.known_block = [](const Hash& hash) -> Result<bool> { return hash.Hex() < H(0x50); };
+  CHECK(Read({{"blocks.csv", twins}}, options).blocks.size() == 2);
+  const std::string later = kBlocks + Block(60, 0x60, 0x59);
+  CHECK(Read({{"blocks.csv", later}}, options).error == "");
+  options.chain_begun = true;
+  CHECK(Contains(Read({{"blocks.csv", later}}, options).error,
+                 "block 60 " + H(0x60) + " (blocks.csv:2): its parent " + H(0x59) + " is not known"));
+  CHECK(Read({{"blocks.csv", kBlocks + Block(0, 0x1, 0x99)}}, options).error == "");  // itself known
+  // What cannot be asked is not unknown.
+  options.known_block = [](const Hash&) -> Result<bool> {
+    return Fail(ErrorClass::kUnavailable, "the server is gone");
+  };
+  CHECK(Read({{"blocks.csv", later}}, options).error == "the server is gone");
+}
+
+TEST_CASE("ingest blocks: forks need difficulties") {
+  const std::string plain = "number,hash,parent_hash,miner,timestamp\n";
+  const auto bare = [](unsigned number, unsigned hash, unsigned parent) {
+    const std::string row = Block(number, hash, parent);
+    return row.substr(0, row.rfind(',')) + "\n";
+  };
+  CHECK(Read({{"blocks.csv", plain + bare(1, 0x1, 0x9) + bare(2, 0x2, 0x1)}}).error == "");
+  CHECK(Contains(
+      Read({{"blocks.csv", plain + bare(1, 0x1, 0x9) + bare(2, 0x2, 0x1) + bare(2, 0x22, 0x1)}}).error,
+      "blocks.csv:3: block 2 " + H(0x2) + " is one of 2 of its number, and has no difficulty"));
+}
+
+TEST_CASE("ingest blocks: numbers that nothing can pay or date") {
+  const std::string block = kBlocks + Block(1, 0x1, 0x9);
+  const std::string huge =
+      "115792089237316195423570985008687907853269984665640564039457584007913129639935";
+  const std::string receipts = "transaction_hash,gas_used,block_number,effective_gas_price\n";
+  const auto error = [&](const std::string& receipt) {
+    return Read({{"blocks.csv", block},
+                 {"transactions.csv", kTransactions + Transfer(5, "", 1)},
+                 {"receipts.csv", receipts + receipt}})
+        .error;
+  };
+  CHECK(Contains(error(H(5) + ",21000,1," + huge + "\n"),
+                 "receipts.csv:2: transaction " + H(5) +
+                     ": gas times effective gas price exceeds 256 bits"));
+  CHECK(error(H(5) + ",1,1," + huge + "\n") == "");
+  CHECK(Contains(Read({{"blocks.csv", "number,hash,parent_hash,miner,timestamp\n1," + H(1) + "," +
+                                          H(9) + "," + A(0xaa) + ",1420070400000000\n"}})
+                     .error,
+                 "field timestamp: 1420070400000000 lies after the year 9999"));
+  CHECK(Contains(Read({{"blocks.csv", block},
+                       {"transactions.csv", "input," + kTransactions + "0," + Transfer(5, "", 1)}})
+                     .error,
+                 "field input: is not hex"));
+}
+
+TEST_CASE("ingest blocks: what is missing is not covered") {
+  const auto coverage = [](const std::string& columns, const std::string& values, unsigned number,
+                           const std::string& chain, const Files& more = {}) {
+    Files files = {{"blocks.csv", columns + kBlocks + values + Block(number, 0x1, 0x9)}};
+    files.insert(files.end(), more.begin(), more.end());
+    const auto outcome = ReadExcerpt(files, chain);
+    REQUIRE(outcome.error == "");
+    REQUIRE(outcome.blocks.size() == 1);
+    return outcome.blocks[0].coverage();
+  };
+  CHECK(coverage("transaction_count,", "0,", 1, "eip155:1").traces());
+  CHECK_FALSE(coverage("transaction_count,", "2,", 1, "eip155:1").traces());
+  CHECK_FALSE(coverage("transaction_count,", "2,", 1, "eip155:1").receipts());
+  CHECK_FALSE(coverage("gas_used,", "21000,", 1, "eip155:1").statuses());
+  CHECK(coverage("gas_used,", "0,", 1, "eip155:1").statuses());
+
+  constexpr unsigned kShanghai = 17'034'870;
+  CHECK_FALSE(coverage("", "", kShanghai - 1, "eip155:1").withdrawals_missing());
+  CHECK(coverage("", "", kShanghai, "eip155:1").withdrawals_missing());
+  CHECK_FALSE(coverage("withdrawals,", "[],", kShanghai, "eip155:1").withdrawals_missing());
+  CHECK_FALSE(coverage("", "", kShanghai, "eip155:1",
+                 {{"withdrawals.csv", "block_number,index,validator_index,address,amount\n" +
+                                          std::to_string(kShanghai) + ",1,2," + A(3) + ",4\n"}})
+            .withdrawals_missing());
+  CHECK_FALSE(coverage("", "", 1, "eip155:5").withdrawals_missing());
+  CHECK(coverage("withdrawals_root,", H(0x77) + ",", 1, "eip155:5").withdrawals_missing());
 }
 
 TEST_CASE("ingest blocks: what a segment must hold") {
@@ -448,8 +527,8 @@ TEST_CASE("ingest blocks: what a segment must hold") {
                           ": transaction_count is 2, but the input has 1 transactions of it (give "
                           "all transactions of the block)");
   CHECK(Contains(Read({{"blocks.csv", counted}}).error,
-                 "transaction_count is 2, but the input has no transactions (give the "
-                 "transactions file, or use --excerpt)"));
+                 "transaction_count is 2, but the input has 0 transactions of it (give the "
+                 "transactions file, or traces of all of them, or use --excerpt)"));
   CHECK(ReadExcerpt({{"blocks.csv", counted}}).blocks.size() == 1);
   const std::string receipts = "transaction_hash,gas_used,block_number\n" + H(6) + ",1,1\n";
   CHECK(Contains(Read({{"blocks.csv", block},

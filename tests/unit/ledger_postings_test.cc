@@ -251,6 +251,9 @@ TEST_CASE("what an answer rests on") {
   coverage->set_rewards(true);
   CHECK(CompletenessOf(block, true) == v1::COMPLETENESS_EXACT);
   CHECK(CompletenessOf(block, false) == v1::COMPLETENESS_TOP_LEVEL);  // a gap before it
+  coverage->set_withdrawals_missing(true);
+  CHECK(CompletenessOf(block, true) == v1::COMPLETENESS_TOP_LEVEL);
+  coverage->set_withdrawals_missing(false);
   block.mutable_header()->set_synthetic(true);
   CHECK(CompletenessOf(block, true) == v1::COMPLETENESS_TOP_LEVEL);
 }
