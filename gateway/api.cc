@@ -1131,12 +1131,23 @@ void Api::Handle(const HttpRequest& request, HttpResponse& response) {
   }
 }
 
-bool Api::IsBlocking(std::string_view, std::string_view path) {
+bool Api::IsBlocking(std::string_view, std::string_view target) {
   // A point lookup and a health check take microseconds; everything else may read much, or wait. A statement has a
-  // further '/'; a question about the past comes here, too, and waits at most kWaitMax.
-  const bool lookup = path.starts_with(kBalancePrefix) &&
-                      path.find('/', kBalancePrefix.size()) == std::string_view::npos;
-  return !lookup && !path.starts_with("/health");
+  // further '/'.
+  const size_t mark = std::min(target.find('?'), target.size());
+  const std::string_view path = target.substr(0, mark);
+  if (path.starts_with("/health")) return false;
+  if (!path.starts_with(kBalancePrefix)) return true;
+  if (path.find('/', kBalancePrefix.size()) != std::string_view::npos) return true;
+  // The parameters by which a lookup does not wait; any other, or one that is escaped, may be one that does.
+  for (std::string_view rest = target.substr(mark); !rest.empty();) {
+    rest.remove_prefix(1);
+    const std::string_view pair = rest.substr(0, rest.find('&'));
+    rest.remove_prefix(pair.size());
+    const std::string_view name = pair.substr(0, pair.find('='));
+    if (name != "at_block" && name != "at_time" && name != "asset" && name != "chain") return true;
+  }
+  return false;
 }
 
 size_t Api::BodyBytesMax(std::string_view, std::string_view path) {

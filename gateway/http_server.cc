@@ -618,7 +618,7 @@ Connection::Step Connection::Dispatch() {
   request_.loopback = loopback_;
   request_.header_lines = head.lines;
   response_.Reset();
-  if (options_.is_blocking && options_.is_blocking(request_.method, request_.path)) {
+  if (options_.is_blocking && options_.is_blocking(head.method, head.target)) {
     return Step::kSubmit;
   }
   CallHandler();

@@ -95,8 +95,9 @@ struct HttpOptions {
   size_t connections_max = 10'000;        // beyond it 503
   // The largest body of one route in place of body_bytes_max; may be empty. Called on io threads.
   std::function<size_t(std::string_view method, std::string_view path)> body_bytes_max_for;
-  // The requests that run on the blocking pool; empty: none. Called on io threads.
-  std::function<bool(std::string_view method, std::string_view path)> is_blocking;
+  // The requests that run on the blocking pool; empty: none. `target` is the path with the query, as
+  // sent. Called on io threads.
+  std::function<bool(std::string_view method, std::string_view target)> is_blocking;
 
   // Deadlines are checked every `tick`, so they pass up to two ticks late.
   std::chrono::milliseconds header_timeout{10'000};  // first byte to the end of the head; then 408

@@ -1,0 +1,99 @@
+// The routes, called without a server.
+#include <future>
+#include <nlohmann/json.hpp>
+
+#include "chain/v1/chain.pb.h"
+#include "events/registry.h"
+#include "gateway/api.h"
+#include "runtime/shard.h"
+#include "tests/support/test_support.h"
+
+namespace leat::gateway {
+namespace {
+
+using nlohmann::json;
+using test::Must;
+
+constexpr auto kPatience = std::chrono::seconds(60);
+constexpr const char* kHolder = "0xaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+// A pipeline whose services run once they are started.
+struct World {
+  test::TempFolder temp;
+  std::unique_ptr<bus::EmbeddedTransport> transport;
+  std::unique_ptr<runtime::Shard> shard;
+  std::unique_ptr<ingest::ChainFeed> feed;
+  std::unique_ptr<ledger::Service> ledger;
+  std::unique_ptr<balances::Service> balances;
+  std::unique_ptr<Api> api;
+
+  World() {
+    transport = Must(bus::EmbeddedTransport::Open(temp.Sub("bus")));
+    runtime::ShardOptions options;
+    options.path = temp.Sub("ingest");
+    options.name = "ingest-0";
+    options.has_log = true;
+    shard = Must(runtime::Shard::Open(options));
+    Must(transport->Mount(ingest::kChainBlocksTopic, 0, "ingest", shard->log()));
+    feed = std::make_unique<ingest::ChainFeed>(shard.get());
+    ledger::ServiceOptions ledger_options;
+    ledger_options.path = temp.Sub("ledger");
+    ledger_options.input_topic = ingest::kChainBlocksTopic;
+    ledger = Must(ledger::Service::Open(ledger_options, transport.get()));
+    balances = Must(balances::Service::Open(temp.Sub("balances"),
+                                            std::string(ledger::kLedgerEntriesTopic),
+                                            transport.get()));
+  }
+  void Start() {
+    Must(ledger->Start());
+    Must(balances->Start());
+  }
+  void OpenApi() {
+    Services services;
+    services.transport = transport.get();
+    services.feed = feed.get();
+    services.ledger = ledger.get();
+    services.balances = balances.get();
+    services.logs = {{"bus", &transport->shared_log()},
+                     {"chain.blocks", shard->log()},
+                     {"ledger.entries", &ledger->log()}};
+    api = std::make_unique<Api>(std::move(services));
+  }
+  void SubmitOpening(std::string_view chain) {
+    Must(feed->SubmitOpening(chain, {{Must(core::ParseAddress(kHolder)), Amount(7)}}));
+  }
+  void CatchUp() {
+    REQUIRE(ledger->WaitApplied(Must(transport->End(ingest::kChainBlocksTopic, 0)).offset, kPatience));
+    REQUIRE(balances->WaitApplied(ledger->decided(), kPatience));
+  }
+  // The answer, which must have this status.
+  json Get(std::string_view target, int status = 200) const {
+    HttpRequest request;
+    request.method = "GET";
+    request.path = target.substr(0, target.find('?'));
+    request.query = target.substr(std::min(target.size(), request.path.size() + 1));
+    HttpResponse response;
+    api->Handle(request, response);
+    CAPTURE(target);
+    CAPTURE(response.body());
+    CHECK(response.status() == status);
+    json answer = json::parse(response.body(), nullptr, false);
+    REQUIRE(answer.is_object());
+    return answer;
+  }
+};
+
+TEST_CASE("http api: a lookup is blocking when it may wait") {
+  for (const std::string_view query : {"", "?at_block=5", "?asset=ETH&chain=eip155:1", "?at_time=1"}) {
+    CHECK_FALSE(Api::IsBlocking("GET", "/api/balance/0x1" + std::string(query)));
+  }
+  for (const std::string_view query : {"?after=x", "?at_position=x", "?at_block=5&after=x", "?%61fter=x"}) {
+    CHECK(Api::IsBlocking("GET", "/api/balance/0x1" + std::string(query)));
+  }
+  CHECK_FALSE(Api::IsBlocking("GET", "/health/ready"));
+  CHECK(Api::IsBlocking("GET", "/api/balance/0x1/statement"));
+  CHECK(Api::IsBlocking("GET", "/api/balances"));
+}
+
+}  // namespace
+}  // namespace leat::gateway
