@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "core/log.h"
+#include "events/codec.h"
 
 namespace leat::gateway {
 namespace {
@@ -81,24 +82,6 @@ void AppendNumber(Number value, std::string* out, int base = 10) {
   char digits[24];
   const auto end = std::to_chars(digits, digits + sizeof digits, value, base).ptr;
   out->append(digits, static_cast<size_t>(end - digits));
-}
-
-void AppendJsonText(std::string_view text, std::string* out) {
-  constexpr std::string_view kHex = "0123456789abcdef";
-  out->push_back('"');
-  for (const char c : text) {
-    const auto byte = static_cast<uint8_t>(c);
-    if (c == '"' || c == '\\') {
-      out->push_back('\\');
-      out->push_back(c);
-    } else if (byte < 0x20) {
-      out->append("\\u00").push_back(kHex[byte >> 4]);
-      out->push_back(kHex[byte & 15]);
-    } else {
-      out->push_back(c);
-    }
-  }
-  out->push_back('"');
 }
 
 bool IsTokenChar(char c) {
@@ -1177,11 +1160,11 @@ void HttpResponse::SetProblem(int status, std::string_view detail) {
   content_type_ = kProblemType;
   stream_ = nullptr;
   body_ = "{\"type\":\"about:blank\",\"title\":";
-  AppendJsonText(ReasonOf(status), &body_);
+  events::AppendJsonString(ReasonOf(status), &body_);
   body_ += ",\"status\":";
   AppendNumber(status, &body_);
   body_ += ",\"detail\":";
-  AppendJsonText(detail, &body_);
+  events::AppendJsonString(detail, &body_);
   body_ += "}";
 }
 

@@ -426,6 +426,7 @@ def http_errors(context):
                                ("POST", "/health"), ("PATCH", "/api/blockchain/blocks")):
             answer = server.problem(method, target, {405})
             require("allow" in answer.headers, "405 without Allow:", answer)
+        server.problem("GET", "/api/balance/%ff", {400}, mentions=["address"])
         server.problem("GET", f"/api/balance/{MINER}?at_block={HEAD + 1}", {400, 404, 409, 422}, mentions=[str(HEAD)])
         for value in ("-1", "x", "1e3", "", "99999999999999999999999"):
             server.problem("GET", f"/api/balance/{MINER}?at_block={value}", {400, 404, 422}, mentions=["at_block"])

@@ -95,5 +95,25 @@ TEST_CASE("http api: a lookup is blocking when it may wait") {
   CHECK(Api::IsBlocking("GET", "/api/balances"));
 }
 
+TEST_CASE("http api: what is no UTF-8 is refused in UTF-8") {
+  World world;
+  world.Start();
+  world.OpenApi();
+  for (const char* target : {"/api/balance/%ff", "/api/supply?chain=%ff", "/api/events?%ff=1",
+                             "/api/events?format=%e2%82%ac%e2%82%ac%e2%82%ac%e2%82%ac%e2%82%ac%e2%82%ac"
+                             "%e2%82%ac%e2%82%ac%e2%82%ac%e2%82%ac%e2%82%ac"}) {
+    HttpRequest request;
+    request.method = "GET";
+    const std::string_view whole = target;
+    request.path = whole.substr(0, whole.find('?'));
+    request.query = whole.substr(std::min(whole.size(), request.path.size() + 1));
+    HttpResponse response;
+    world.api->Handle(request, response);
+    CHECK(response.status() >= 400);
+    CHECK(response.status() < 500);
+    CHECK_MESSAGE(json::accept(response.body()), response.body());
+  }
+}
+
 }  // namespace
 }  // namespace leat::gateway

@@ -687,7 +687,7 @@ TEST_CASE("http: a response cannot be made to hold another line") {
   response.SetProblem(404, "no \"such\"\nthing \\");
   CHECK(response.status() == 404);
   CHECK(response.body() == R"({"type":"about:blank","title":"Not Found","status":404,)"
-                           R"("detail":"no \"such\"\u000athing \\"})");
+                           R"("detail":"no \"such\"\nthing \\"})");
 }
 
 TEST_CASE("http: a port in use and a foreign address are clear errors") {
