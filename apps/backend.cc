@@ -45,7 +45,18 @@ class RemoteBackend final : public Backend {
   }
   Status Stream(std::string_view target,
                 const std::function<bool(std::string_view)>& on_chunk) override {
-    LEAT_ASSIGN(const auto reply, client_.Stream("GET", target, on_chunk, {}, {}, address_.token));
+    // Blank lines are the server's heartbeats.
+    bool line_begins = true;
+    std::string lines;
+    const auto on_piece = [&](std::string_view piece) {
+      lines.clear();
+      for (const char c : piece) {
+        if (c != '\n' || !line_begins) lines.push_back(c);
+        line_begins = c == '\n';
+      }
+      return lines.empty() || on_chunk(lines);
+    };
+    LEAT_ASSIGN(const auto reply, client_.Stream("GET", target, on_piece, {}, {}, address_.token));
     if (reply.status >= 300) return std::unexpected(ErrorOf(reply.status, reply.body));
     return {};
   }
@@ -142,16 +153,16 @@ class LocalBackend final : public Backend {
       return {};
     }
     std::string chunk;
-    for (bool more = true; more;) {
+    for (;;) {
       chunk.clear();
-      LEAT_ASSIGN(more, stream(&chunk));
+      LEAT_ASSIGN(const auto streamed, stream(&chunk));
       if (!chunk.empty() && !on_chunk(chunk)) return {};
-      if (chunk.empty() && more) {
+      if (streamed == gateway::HttpResponse::Streamed::kEnd) return {};
+      if (streamed == gateway::HttpResponse::Streamed::kCaughtUp) {
         constexpr auto kIdle = std::chrono::milliseconds(20);
         std::this_thread::sleep_for(kIdle);  // following: nothing new on any of several topics
       }
     }
-    return {};
   }
 
   const std::unique_ptr<Node> node_;

@@ -579,21 +579,22 @@ struct Api::Impl {
       bool begun = false;
     };
     auto walk = std::make_shared<Walk>(Walk{view, moment, {}, false});
-    response->SetStream([walk, csv](std::string* chunk) -> Result<bool> {
+    response->SetStream([walk, csv](std::string* chunk) -> Result<HttpResponse::Streamed> {
       constexpr size_t kAccountsPerChunk = 512;
       if (!walk->begun && csv) *chunk += "address,balance_wei\n";
       walk->begun = true;
-      return Queries(*walk->view)
-          .NextBalances(walk->moment, &walk->after, kAccountsPerChunk,
-                        [&](const Address& address, const Amount& amount) {
-                          if (amount.IsZero()) return;
-                          if (csv) {
-                            *chunk += address.Hex() + "," + amount.ToDecimal() + "\n";
-                          } else {
-                            *chunk += "{\"address\":\"" + address.Hex() + "\",\"balance_wei\":\"" +
-                                      amount.ToDecimal() + "\"}\n";
-                          }
-                        });
+      const auto append = [&](const Address& address, const Amount& amount) {
+        if (amount.IsZero()) return;
+        if (csv) {
+          *chunk += address.Hex() + "," + amount.ToDecimal() + "\n";
+        } else {
+          *chunk += "{\"address\":\"" + address.Hex() + "\",\"balance_wei\":\"" +
+                    amount.ToDecimal() + "\"}\n";
+        }
+      };
+      LEAT_ASSIGN(const bool more, Queries(*walk->view).NextBalances(walk->moment, &walk->after,
+                                                                    kAccountsPerChunk, append));
+      return more ? HttpResponse::Streamed::kMore : HttpResponse::Streamed::kEnd;
     });
     return {};
   }
@@ -710,15 +711,17 @@ struct Api::Impl {
       LEAT_ASSIGN(auto opened, EventReader::Open(query, services_.transport));
       response->SetContentType(kJsonLines);
       auto reader = std::shared_ptr<EventReader>(std::move(opened));
-      response->SetStream([reader](std::string* chunk) -> Result<bool> {
+      const auto next = [reader](std::string* chunk) -> Result<HttpResponse::Streamed> {
         std::vector<EventReader::Item> items;
         while (!reader->Done() && chunk->size() < kStreamChunkBytes) {
           LEAT_TRY(reader->Step(&items));
           if (items.empty()) break;
           for (const auto& item : items) AppendItem(item, chunk);
         }
-        return !reader->Done();
-      });
+        using enum HttpResponse::Streamed;
+        return reader->Done() ? kEnd : reader->CaughtUp() ? kCaughtUp : kMore;
+      };
+      response->SetStream(next, "\n");
       return {};
     }
     if (query.follow) {
