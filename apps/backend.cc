@@ -33,13 +33,19 @@ Error ErrorOf(int status, std::string_view body) {
 class RemoteBackend final : public Backend {
  public:
   explicit RemoteBackend(eventstore::ServerAddress address)
-      : address_(std::move(address)), client_(address_.host, address_.port, kTimeout) {}
+      : address_(std::move(address)),
+        client_(address_.host, address_.port, kTimeout),
+        patient_client_(address_.host, address_.port, gateway::HttpClient::kNoTimeout) {}
 
   Result<std::string> Call(std::string_view method, std::string_view target,
                            std::string_view body) override {
-    LEAT_ASSIGN(auto reply, client_.Request(method, target, body,
-                                            body.empty() ? "" : "application/json",
-                                            address_.token));
+    // What reads whole logs is answered when it is done.
+    const bool takes_long = target.starts_with("/api/admin/verify") ||
+                            target.starts_with("/api/admin/rebuild");
+    gateway::HttpClient& client = takes_long ? patient_client_ : client_;
+    LEAT_ASSIGN(auto reply, client.Request(method, target, body,
+                                           body.empty() ? "" : "application/json",
+                                           address_.token));
     if (reply.status >= 300) return std::unexpected(ErrorOf(reply.status, reply.body));
     return std::move(reply.body);
   }
@@ -99,6 +105,7 @@ class RemoteBackend final : public Backend {
   static constexpr auto kTimeout = std::chrono::minutes(10);
   const eventstore::ServerAddress address_;
   gateway::HttpClient client_;
+  gateway::HttpClient patient_client_;
 };
 
 class LocalBackend final : public Backend {
