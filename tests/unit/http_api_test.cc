@@ -115,5 +115,21 @@ TEST_CASE("http api: what is no UTF-8 is refused in UTF-8") {
   }
 }
 
+TEST_CASE("http api: ready once the balances reflect what was there at the start") {
+  World world;
+  world.SubmitOpening("eip155:1");
+  world.OpenApi();
+  CHECK(world.Get("/health")["ledger"]["lag"] == 1);
+  CHECK(world.Get("/health/ready", 503)["detail"].get<std::string>().starts_with(
+      "the ledger is 1 events behind"));
+  Must(world.ledger->Start());
+  REQUIRE(world.ledger->WaitApplied(1, kPatience));
+  CHECK(world.Get("/health/ready", 503)["detail"].get<std::string>().starts_with(
+      "the ledger is 0 events behind"));
+  Must(world.balances->Start());
+  world.CatchUp();
+  CHECK(world.Get("/health/ready")["status"] == "ok");
+}
+
 }  // namespace
 }  // namespace leat::gateway
