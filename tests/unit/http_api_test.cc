@@ -131,5 +131,18 @@ TEST_CASE("http api: ready once the balances reflect what was there at the start
   CHECK(world.Get("/health/ready")["status"] == "ok");
 }
 
+TEST_CASE("http api: a rebuild that failed is an error of the ledger") {
+  World world;
+  world.SubmitOpening("eip155:1");
+  world.Start();
+  world.CatchUp();
+  world.OpenApi();
+  world.transport->Unmount(ingest::kChainBlocksTopic, 0);  // so that the rebuild does not find its input
+  REQUIRE_FALSE(world.ledger->Rebuild(nullptr));
+  CHECK_FALSE(world.ledger->error());
+  CHECK(world.Get("/health/live", 503)["detail"].get<std::string>().find("rebuilding") !=
+        std::string::npos);
+}
+
 }  // namespace
 }  // namespace leat::gateway
