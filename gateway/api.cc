@@ -30,6 +30,8 @@ constexpr std::string_view kAdminPrefix = "/api/admin/";
 constexpr unsigned kEtherDecimals = 18;
 constexpr uint64_t kPageMax = 1000;
 constexpr uint64_t kPageDefault = 100;
+constexpr size_t kPageBytesMax = 8u << 20;  // of events; the step that reaches it is still given
+constexpr int kPageStepsMax = 200;          // of an EventReader: some 100,000 events looked at
 constexpr auto kWaitMax = std::chrono::milliseconds(5000);
 constexpr size_t kEventsBodyMax = 16u << 20;
 constexpr size_t kBlocksBodyMax = 64u << 20;
@@ -737,7 +739,7 @@ struct Api::Impl {
     out += "{\"events\":[";
     std::vector<EventReader::Item> items;
     bool first = true;
-    while (!reader->Done()) {
+    for (int step = 0; !reader->Done() && step < kPageStepsMax && out.size() < kPageBytesMax; ++step) {
       LEAT_TRY(reader->Step(&items));
       for (const auto& item : items) {
         out += first ? "" : ",";

@@ -144,5 +144,57 @@ TEST_CASE("http api: a rebuild that failed is an error of the ledger") {
         std::string::npos);
 }
 
+events::Event Note(std::string_view subject, std::string_view chain = "eip155:1") {
+  ledger::v1::BlockReopened message;
+  message.set_chain(std::string(chain));
+  test::EventParts parts;
+  parts.type = events::kBlockReopened;
+  parts.subject = subject;
+  parts.data = message.SerializeAsString();
+  return test::MakeEvent(parts);
+}
+
+TEST_CASE("http api: a page of events ends after some events looked at, and says where to go on") {
+  constexpr int kEvents = 150'000;
+  World world;
+  world.OpenApi();
+  Must(world.transport->CreateTopic("notes", 1));
+  std::vector<events::Event> batch;
+  for (int i = 0; i < kEvents; ++i) {
+    batch.push_back(Note(i + 1 == kEvents ? "rare" : "common"));
+    if (batch.size() < 10'000) continue;
+    Must(world.transport->Publish("notes", batch));
+    batch.clear();
+  }
+  json page = world.Get("/api/events?topic=notes&stream=rare");
+  CHECK(page["events"].empty());
+  REQUIRE(page["next"].is_string());
+  page = world.Get("/api/events?topic=notes&stream=rare&from=" +
+                   PercentEncode(page["next"].get<std::string>()));
+  CHECK(page["events"].size() == 1);
+  CHECK(page["next"].is_null());
+}
+
+TEST_CASE("http api: a page of events is bounded in bytes") {
+  World world;
+  world.OpenApi();
+  Must(world.transport->CreateTopic("notes", 1));
+  const std::string large(1u << 20, 'x');
+  constexpr size_t kEvents = 20;
+  for (size_t i = 0; i < kEvents; ++i) Must(world.transport->Publish("notes", {Note("large", large)}));
+  std::string from;
+  size_t events = 0;
+  int pages = 0;
+  for (bool more = true; more && pages < 100; ++pages) {
+    const json page = world.Get("/api/events?topic=notes&limit=1000" + from);
+    CHECK(page.dump().size() < 12u << 20);
+    events += page["events"].size();
+    more = page["next"].is_string();
+    if (more) from = "&from=" + PercentEncode(page["next"].get<std::string>());
+  }
+  CHECK(events == kEvents);
+  CHECK(pages > 1);
+}
+
 }  // namespace
 }  // namespace leat::gateway
