@@ -833,25 +833,52 @@ struct Api::Impl {
     return {};
   }
 
+  // A page goes on behind the last stream of the page before: "LOG/NAME".
   Status Streams(const Params& params, HttpResponse* response) const {
     LEAT_TRY(params.Allow({"log", "prefix", "after", "limit"}));
     LEAT_ASSIGN(const uint64_t limit, params.Limit());
-    const std::string wanted = params.Text("log");
+    const std::string prefix = params.Text("prefix");
+    const std::string after = params.Text("after");
+    const size_t slash = std::min(after.find('/'), after.size());
+    const std::string after_log = after.substr(0, slash);
+    const std::string after_name = after.substr(std::min(after.size(), slash + 1));
+    const std::string* wanted = params.Find("log");
+    const auto& logs = services_.logs;
+    const auto find = [&](const std::string& name) {
+      return std::find_if(logs.begin(), logs.end(), [&](const auto& log) { return log.first == name; });
+    };
+    if (wanted != nullptr && find(*wanted) == logs.end()) {
+      return Fail(ErrorClass::kNotFound, "there is no log " + wanted->substr(0, 64));
+    }
+    auto log = logs.begin();
+    if (!after.empty()) {
+      log = find(after_log);
+      if (log == logs.end() || after_name.empty() || (wanted != nullptr && *wanted != after_log)) {
+        return Invalid("after: \"" + after.substr(0, 64) + "\" is not a stream of what is listed",
+                       "use `next` of the page before");
+      }
+    }
     ordered_json out;
     out["streams"] = ordered_json::array();
-    bool found = wanted.empty();
-    for (const auto& [name, log] : services_.logs) {
-      if (!wanted.empty() && name != wanted) continue;
-      found = true;
-      LEAT_ASSIGN(const auto streams,
-                  log->ListStreams(params.Text("prefix"), params.Text("after"), limit));
+    out["next"] = nullptr;
+    for (; log != logs.end(); ++log) {
+      const auto& [name, streams_of] = *log;
+      if (wanted != nullptr && name != *wanted) continue;
+      const size_t room = limit - out["streams"].size();
+      LEAT_ASSIGN(auto streams, streams_of->ListStreams(
+                                    prefix, name == after_log ? after_name : "", room + 1));
+      const bool more = streams.size() > room;
+      if (more) streams.resize(room);
       for (const auto& stream : streams) {
-        if (out["streams"].size() == limit) break;
         out["streams"].push_back(
             {{"stream", stream.name}, {"version", stream.version}, {"log", name}});
       }
+      if (more) {
+        const auto& last = out["streams"].back();
+        out["next"] = last["log"].get<std::string>() + "/" + last["stream"].get<std::string>();
+        break;
+      }
     }
-    if (!found) return Fail(ErrorClass::kNotFound, "there is no log " + wanted);
     response->body() += out.dump();
     return {};
   }

@@ -196,5 +196,39 @@ TEST_CASE("http api: a page of events is bounded in bytes") {
   CHECK(pages > 1);
 }
 
+TEST_CASE("http api: streams are paged over all logs") {
+  World world;
+  for (const char* chain : {"eip155:1", "eip155:2", "eip155:3"}) world.SubmitOpening(chain);
+  world.Start();
+  world.CatchUp();
+  world.OpenApi();
+  const auto names = [&](const std::string& query, int limit) {
+    std::vector<std::string> out;
+    std::string after;
+    for (bool more = true; more && out.size() < 100;) {
+      const json page = world.Get("/api/streams?limit=" + std::to_string(limit) + query + after);
+      CHECK(page["streams"].size() <= static_cast<size_t>(limit));
+      for (const json& stream : page["streams"]) {
+        out.push_back(stream["log"].get<std::string>() + "/" + stream["stream"].get<std::string>());
+      }
+      more = page["next"].is_string();
+      if (more) after = "&after=" + PercentEncode(page["next"].get<std::string>());
+    }
+    return out;
+  };
+  const auto all = names("", 1000);
+  CHECK(all.size() >= 6);
+  for (const int limit : {1, 2, 3}) CHECK(names("", limit) == all);
+  CHECK(names("&log=chain.blocks", 2) ==
+        std::vector<std::string>{"chain.blocks/chain-eip155:1", "chain.blocks/chain-eip155:2",
+                                 "chain.blocks/chain-eip155:3"});
+  CHECK(names("&prefix=ledger-", 2) ==
+        std::vector<std::string>{"ledger.entries/ledger-eip155:1", "ledger.entries/ledger-eip155:2",
+                                 "ledger.entries/ledger-eip155:3"});
+  world.Get("/api/streams?log=nothing", 404);
+  world.Get("/api/streams?after=nothing", 400);
+  world.Get("/api/streams?log=bus&after=chain.blocks%2Fchain-eip155:1", 400);
+}
+
 }  // namespace
 }  // namespace leat::gateway
