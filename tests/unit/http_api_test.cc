@@ -115,6 +115,30 @@ TEST_CASE("http api: what is no UTF-8 is refused in UTF-8") {
   }
 }
 
+TEST_CASE("http api: after and at_position wait for what was written") {
+  World world;
+  world.OpenApi();
+  for (const char* parameter : {"after", "at_position"}) {
+    world.Get("/api/balance/" + std::string(kHolder) + "?" + parameter + "=chain.blocks%2F0@0", 404);
+    world.Get("/api/balance/" + std::string(kHolder) + "?" + parameter + "=nonsense", 400);
+  }
+  world.SubmitOpening("eip155:1");
+  Must(world.ledger->Start());
+  const std::string target = "/api/balance/" + std::string(kHolder) + "?after=chain.blocks%2F0@0";
+  auto answer = std::async(std::launch::async, [&] { return world.Get(target); });
+  CHECK(answer.wait_for(std::chrono::milliseconds(50)) == std::future_status::timeout);
+  Must(world.balances->Start());
+  const json now = answer.get();
+  CHECK(now["balance_wei"] == "7");
+  // The position of an answer, and that of its cause, lead back to it.
+  for (const std::string& position : {now["as_of"]["position"].get<std::string>(),
+                                      std::string("chain.blocks/0@0")}) {
+    world.Get("/api/balance/" + std::string(kHolder) + "?after=" + PercentEncode(position));
+    CHECK(world.Get("/api/balance/" + std::string(kHolder) + "?at_position=" +
+                    PercentEncode(position))["balance_wei"] == "7");
+  }
+}
+
 TEST_CASE("http api: ready once the balances reflect what was there at the start") {
   World world;
   world.SubmitOpening("eip155:1");
