@@ -52,6 +52,7 @@ KILL_TRANSFERS = 60_000
 SLOW_CLIENTS = 50
 SLOW_CLIENT_S_MAX = 90
 FOLLOW_S_MAX = 20
+QUIET_S = 6  # longer than the server is silent
 OVERSIZE_HEADER_BYTES = 256 * 1024
 OVERSIZE_BODY_BYTES = 1 << 34
 
@@ -819,6 +820,8 @@ def follow(context):
                                {"Content-Type": "application/cloudevents+json"})
             ids = [event["id"] for event in read_events(reader, total)]
             equal(ids, [f"e2e-{number}" for number in range(1, total + 1)], "ids followed")
+            if not context.quick:
+                quiet_follower(server, reader)
             reader.send_signal(signal.SIGINT)
             code = reader.wait(30)
             require(code in (0, 130, -signal.SIGINT), f"--follow ended with {code} on an interrupt")
@@ -827,6 +830,21 @@ def follow(context):
             reader.wait()
             reader.stdout.close()
             reader.stderr.close()
+
+
+def quiet_follower(server, reader):
+    """What is sent to a quiet follower, so that both sides see each other, is an empty line, which the command hides."""
+    with server.connect() as connection:
+        connection.sendall(b"GET /api/events?format=jsonl&follow=true&type=none HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = b""
+        while not received.endswith(b"\r\n\r\n1\r\n\n\r\n"):
+            piece = connection.recv(4096)
+            require(piece, f"the server left a quiet follower: {received!r}")
+            received += piece
+    time.sleep(QUIET_S)
+    server.request("POST", f"/api/events?topic={NOTE_TOPIC}", json.dumps(note(1000)),
+                   {"Content-Type": "application/cloudevents+json"})
+    equal([event["id"] for event in read_events(reader, 1)], ["e2e-1000"], "ids followed after a while")
 
 
 def read_events(process, count):

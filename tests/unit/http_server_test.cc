@@ -992,7 +992,11 @@ TEST_CASE("http client: a server that says nothing is given up on") {
   REQUIRE_FALSE(reply);
   CHECK(reply.error().error_class == ErrorClass::kUnavailable);
   CHECK(reply.error().message.find("50 ms") != std::string::npos);
+  HttpClient patient("127.0.0.1", server->port(), HttpClient::kNoTimeout);
+  auto late = std::async(std::launch::async, [&] { return patient.Request("GET", "/x"); });
+  CHECK(late.wait_for(200ms) == std::future_status::timeout);
   gate.Open();
+  CHECK(late.get());
 }
 
 }  // namespace
