@@ -33,19 +33,36 @@ Error ErrorOf(int status, std::string_view body) {
 class RemoteBackend final : public Backend {
  public:
   explicit RemoteBackend(eventstore::ServerAddress address)
-      : address_(std::move(address)), client_(address_.host, address_.port, kTimeout) {}
+      : address_(std::move(address)),
+        client_(address_.host, address_.port, kTimeout),
+        patient_client_(address_.host, address_.port, gateway::HttpClient::kNoTimeout) {}
 
   Result<std::string> Call(std::string_view method, std::string_view target,
                            std::string_view body) override {
-    LEAT_ASSIGN(auto reply, client_.Request(method, target, body,
-                                            body.empty() ? "" : "application/json",
-                                            address_.token));
+    // What reads whole logs is answered when it is done.
+    const bool takes_long = target.starts_with("/api/admin/verify") ||
+                            target.starts_with("/api/admin/rebuild");
+    gateway::HttpClient& client = takes_long ? patient_client_ : client_;
+    LEAT_ASSIGN(auto reply, client.Request(method, target, body,
+                                           body.empty() ? "" : "application/json",
+                                           address_.token));
     if (reply.status >= 300) return std::unexpected(ErrorOf(reply.status, reply.body));
     return std::move(reply.body);
   }
   Status Stream(std::string_view target,
                 const std::function<bool(std::string_view)>& on_chunk) override {
-    LEAT_ASSIGN(const auto reply, client_.Stream("GET", target, on_chunk, {}, {}, address_.token));
+    // Blank lines are the server's heartbeats.
+    bool line_begins = true;
+    std::string lines;
+    const auto on_piece = [&](std::string_view piece) {
+      lines.clear();
+      for (const char c : piece) {
+        if (c != '\n' || !line_begins) lines.push_back(c);
+        line_begins = c == '\n';
+      }
+      return lines.empty() || on_chunk(lines);
+    };
+    LEAT_ASSIGN(const auto reply, client_.Stream("GET", target, on_piece, {}, {}, address_.token));
     if (reply.status >= 300) return std::unexpected(ErrorOf(reply.status, reply.body));
     return {};
   }
@@ -53,31 +70,31 @@ class RemoteBackend final : public Backend {
       const std::vector<chain::v1::BlockObserved>& blocks) override {
     std::string body;
     for (const auto& block : blocks) core::AppendString(block.SerializeAsString(), &body);
-    LEAT_ASSIGN(const std::string text, Call("POST", "/api/admin/blocks", body));
-    const json reply = json::parse(text, nullptr, false);
+    LEAT_ASSIGN(const json reply, CallForObject("POST", "/api/admin/blocks", body));
     ingest::FeedReport report;
-    report.observed = reply.value("observed", uint64_t{0});
-    report.reverted = reply.value("reverted", uint64_t{0});
-    report.sidelined = reply.value("sidelined", uint64_t{0});
-    report.known = reply.value("known", uint64_t{0});
+    report.observed = Count(reply, "observed");
+    report.reverted = Count(reply, "reverted");
+    report.sidelined = Count(reply, "sidelined");
+    report.known = Count(reply, "known");
     return report;
   }
   Result<bool> KnowsBlock(std::string_view chain, const Hash& hash) override {
-    LEAT_ASSIGN(const std::string text,
-                Call("GET", "/api/admin/known?chain=" + gateway::PercentEncode(chain) +
-                                "&hash=" + hash.Hex(), {}));
-    return json::parse(text, nullptr, false).value("known", false);
+    LEAT_ASSIGN(const json reply,
+                CallForObject("GET", "/api/admin/known?chain=" + gateway::PercentEncode(chain) +
+                                         "&hash=" + hash.Hex(), {}));
+    const auto known = reply.find("known");
+    return known != reply.end() && *known == true;
   }
   Status CatchUp(const std::function<void(uint64_t, uint64_t)>& progress) override {
-    uint64_t blocks = UINT64_MAX;
+    // What is published meanwhile is not waited for.
+    std::optional<uint64_t> blocks, decided;
     for (;;) {
-      LEAT_ASSIGN(const std::string text, Call("GET", "/api/admin/progress", {}));
-      const json reply = json::parse(text, nullptr, false);
-      if (blocks == UINT64_MAX) blocks = reply.value("blocks", uint64_t{0});
-      const uint64_t decided = reply.value("decided", uint64_t{0});
-      const uint64_t applied = reply.value("balances_applied", uint64_t{0});
-      if (progress) progress(applied, decided);
-      if (reply.value("ledger_applied", uint64_t{0}) >= blocks && applied >= decided) return {};
+      LEAT_ASSIGN(const json reply, CallForObject("GET", "/api/admin/progress", {}));
+      if (!blocks) blocks = Count(reply, "blocks");
+      if (!decided && Count(reply, "ledger_applied") >= *blocks) decided = Count(reply, "decided");
+      const uint64_t applied = Count(reply, "balances_applied");
+      if (progress) progress(applied, Count(reply, "decided"));
+      if (decided && applied >= *decided) return {};
       constexpr auto kPollInterval = std::chrono::milliseconds(100);
       std::this_thread::sleep_for(kPollInterval);  // another process: there is nothing to wait on
     }
@@ -86,8 +103,25 @@ class RemoteBackend final : public Backend {
 
  private:
   static constexpr auto kTimeout = std::chrono::minutes(10);
+
+  Result<json> CallForObject(std::string_view method, std::string_view target,
+                             std::string_view body) {
+    LEAT_ASSIGN(const std::string text, Call(method, target, body));
+    json reply = json::parse(text, nullptr, false);
+    if (reply.is_object()) return reply;
+    return Fail(ErrorClass::kUnsupported,
+                "the server's answer to " + std::string(target.substr(0, target.find('?'))) +
+                    " is not understood",
+                "use the same version of leat as the server");
+  }
+  static uint64_t Count(const json& reply, const char* name) {
+    const auto found = reply.find(name);
+    return found != reply.end() && found->is_number_unsigned() ? found->get<uint64_t>() : 0;
+  }
+
   const eventstore::ServerAddress address_;
   gateway::HttpClient client_;
+  gateway::HttpClient patient_client_;
 };
 
 class LocalBackend final : public Backend {
@@ -142,16 +176,16 @@ class LocalBackend final : public Backend {
       return {};
     }
     std::string chunk;
-    for (bool more = true; more;) {
+    for (;;) {
       chunk.clear();
-      LEAT_ASSIGN(more, stream(&chunk));
+      LEAT_ASSIGN(const auto streamed, stream(&chunk));
       if (!chunk.empty() && !on_chunk(chunk)) return {};
-      if (chunk.empty() && more) {
+      if (streamed == gateway::HttpResponse::Streamed::kEnd) return {};
+      if (streamed == gateway::HttpResponse::Streamed::kCaughtUp) {
         constexpr auto kIdle = std::chrono::milliseconds(20);
         std::this_thread::sleep_for(kIdle);  // following: nothing new on any of several topics
       }
     }
-    return {};
   }
 
   const std::unique_ptr<Node> node_;

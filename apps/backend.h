@@ -23,7 +23,7 @@ class Backend {
   // The body of a successful answer; a problem document becomes the error it describes.
   virtual Result<std::string> Call(std::string_view method, std::string_view target,
                                    std::string_view body = {}) = 0;
-  // The same, piece by piece; false from `on_chunk` ends it.
+  // The same, piece by piece, without blank lines; false from `on_chunk` ends it.
   virtual Status Stream(std::string_view target,
                         const std::function<bool(std::string_view)>& on_chunk) = 0;
   virtual Result<ingest::FeedReport> SubmitBlocks(

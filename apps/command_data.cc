@@ -32,26 +32,42 @@ Status Topics(const Context& context, bool as_json) {
 }
 
 struct StreamsOptions {
+  std::string log;
   std::string prefix;
   std::string after;
-  uint64_t limit = 0;
+  uint64_t limit = UINT64_MAX;
   bool json = false;
 };
 
+// All of them, page by page.
 Status Streams(const Context& context, const StreamsOptions& options) {
   LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist));
-  std::string target = "/api/streams?prefix=" + gateway::PercentEncode(options.prefix);
-  if (!options.after.empty()) target += "&after=" + gateway::PercentEncode(options.after);
-  if (options.limit > 0) target += "&limit=" + std::to_string(options.limit);
-  LEAT_ASSIGN(const std::string answer, backend->Call("GET", target));
-  if (options.json) {
-    Print(answer + "\n");
-    return {};
+  constexpr uint64_t kPage = 1000;
+  json next = options.after.empty() ? json() : json(options.after);
+  uint64_t left = options.limit;
+  for (bool first = true; first || (left > 0 && !next.is_null()); first = false) {
+    std::string target = "/api/streams?limit=" + std::to_string(std::min(left, kPage)) +
+                         "&prefix=" + gateway::PercentEncode(options.prefix);
+    if (!options.log.empty()) target += "&log=" + gateway::PercentEncode(options.log);
+    if (!next.is_null()) target += "&after=" + gateway::PercentEncode(Text(next));
+    LEAT_ASSIGN(const std::string answer, backend->Call("GET", target));
+    const json reply = json::parse(answer);
+    std::string separator = !options.json ? "" : first ? "{\"streams\":[" : ",";
+    if (reply["streams"].empty()) Print(separator);
+    for (const json& stream : reply["streams"]) {
+      Print(separator + (options.json ? stream.dump()
+                                      : Text(stream["stream"]) + ": version " +
+                                            Text(stream["version"]) + " in " +
+                                            Text(stream["log"]) + "\n"));
+      separator = options.json ? "," : "";
+    }
+    left -= reply["streams"].size();
+    next = reply["next"];
   }
-  const json reply = json::parse(answer);
-  for (const json& stream : reply["streams"]) {
-    Print(Text(stream["stream"]) + ": version " + Text(stream["version"]) + " in " +
-          Text(stream["log"]) + "\n");
+  if (options.json) {
+    Print("],\"next\":" + next.dump() + "}\n");
+  } else if (!next.is_null()) {
+    Print("more with --after " + Text(next) + "\n");
   }
   return {};
 }
@@ -166,9 +182,10 @@ void AddTopics(CLI::App* app, Context* context) {
 void AddStreams(CLI::App* app, Context* context) {
   auto* command = app->add_subcommand("streams", "List the streams of every log");
   auto options = std::make_shared<StreamsOptions>();
+  command->add_option("--log", options->log, "Only of this log: bus, chain.blocks or ledger.entries");
   command->add_option("--prefix", options->prefix, "Only names that begin so");
-  command->add_option("--after", options->after, "Only names after this one");
-  command->add_option("--limit", options->limit, "At most so many");
+  command->add_option("--after", options->after, "Go on behind this one: LOG/NAME");
+  command->add_option("--limit", options->limit, "At most so many; all by default");
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([=] { context->run = [=] { return Streams(*context, *options); }; });
 }

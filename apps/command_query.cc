@@ -43,16 +43,14 @@ std::string Parameters(const QueryOptions& options) {
   return out;
 }
 
-// A folder on which no server runs may hold events that its projections have not seen.
+// The answer reflects all that was published before the question, with a server, too.
 Result<std::unique_ptr<Backend>> OpenCaughtUp(const Context& context) {
   LEAT_ASSIGN(auto backend, OpenBackend(context.node, Folder::kMustExist));
-  if (backend->node() != nullptr) {
-    core::Progress progress("catching up", "events", 0);
-    LEAT_TRY(backend->CatchUp([&](uint64_t applied, uint64_t total) {
-      progress.SetTotal(total);
-      progress.Update(applied);
-    }));
-  }
+  core::Progress progress("catching up", "events", 0);
+  LEAT_TRY(backend->CatchUp([&](uint64_t applied, uint64_t total) {
+    progress.SetTotal(total);
+    progress.Update(applied);
+  }));
   return backend;
 }
 

@@ -3,6 +3,7 @@
 #include <openssl/crypto.h>
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -29,6 +30,8 @@ constexpr std::string_view kAdminPrefix = "/api/admin/";
 constexpr unsigned kEtherDecimals = 18;
 constexpr uint64_t kPageMax = 1000;
 constexpr uint64_t kPageDefault = 100;
+constexpr size_t kPageBytesMax = 8u << 20;  // of events; the step that reaches it is still given
+constexpr int kPageStepsMax = 200;          // of an EventReader: some 100,000 events looked at
 constexpr auto kWaitMax = std::chrono::milliseconds(5000);
 constexpr size_t kEventsBodyMax = 16u << 20;
 constexpr size_t kBlocksBodyMax = 64u << 20;
@@ -327,7 +330,10 @@ void SetError(const Error& error, HttpResponse* response) {
 // ---- routes -----------------------------------------------------------------------------------------------------
 
 struct Api::Impl {
-  explicit Impl(Services services) : services_(std::move(services)) {}
+  explicit Impl(Services services) : services_(std::move(services)) {
+    const auto blocks = services_.transport->End(ingest::kChainBlocksTopic, 0);
+    blocks_at_start_ = blocks ? blocks->offset : 0;  // without the topic Health fails anyway
+  }
 
   using View = std::shared_ptr<const runtime::View>;
 
@@ -579,21 +585,22 @@ struct Api::Impl {
       bool begun = false;
     };
     auto walk = std::make_shared<Walk>(Walk{view, moment, {}, false});
-    response->SetStream([walk, csv](std::string* chunk) -> Result<bool> {
+    response->SetStream([walk, csv](std::string* chunk) -> Result<HttpResponse::Streamed> {
       constexpr size_t kAccountsPerChunk = 512;
       if (!walk->begun && csv) *chunk += "address,balance_wei\n";
       walk->begun = true;
-      return Queries(*walk->view)
-          .NextBalances(walk->moment, &walk->after, kAccountsPerChunk,
-                        [&](const Address& address, const Amount& amount) {
-                          if (amount.IsZero()) return;
-                          if (csv) {
-                            *chunk += address.Hex() + "," + amount.ToDecimal() + "\n";
-                          } else {
-                            *chunk += "{\"address\":\"" + address.Hex() + "\",\"balance_wei\":\"" +
-                                      amount.ToDecimal() + "\"}\n";
-                          }
-                        });
+      const auto append = [&](const Address& address, const Amount& amount) {
+        if (amount.IsZero()) return;
+        if (csv) {
+          *chunk += address.Hex() + "," + amount.ToDecimal() + "\n";
+        } else {
+          *chunk += "{\"address\":\"" + address.Hex() + "\",\"balance_wei\":\"" +
+                    amount.ToDecimal() + "\"}\n";
+        }
+      };
+      LEAT_ASSIGN(const bool more, Queries(*walk->view).NextBalances(walk->moment, &walk->after,
+                                                                    kAccountsPerChunk, append));
+      return more ? HttpResponse::Streamed::kMore : HttpResponse::Streamed::kEnd;
     });
     return {};
   }
@@ -710,15 +717,17 @@ struct Api::Impl {
       LEAT_ASSIGN(auto opened, EventReader::Open(query, services_.transport));
       response->SetContentType(kJsonLines);
       auto reader = std::shared_ptr<EventReader>(std::move(opened));
-      response->SetStream([reader](std::string* chunk) -> Result<bool> {
+      const auto next = [reader](std::string* chunk) -> Result<HttpResponse::Streamed> {
         std::vector<EventReader::Item> items;
         while (!reader->Done() && chunk->size() < kStreamChunkBytes) {
           LEAT_TRY(reader->Step(&items));
           if (items.empty()) break;
           for (const auto& item : items) AppendItem(item, chunk);
         }
-        return !reader->Done();
-      });
+        using enum HttpResponse::Streamed;
+        return reader->Done() ? kEnd : reader->CaughtUp() ? kCaughtUp : kMore;
+      };
+      response->SetStream(next, "\n");
       return {};
     }
     if (query.follow) {
@@ -730,7 +739,7 @@ struct Api::Impl {
     out += "{\"events\":[";
     std::vector<EventReader::Item> items;
     bool first = true;
-    while (!reader->Done()) {
+    for (int step = 0; !reader->Done() && step < kPageStepsMax && out.size() < kPageBytesMax; ++step) {
       LEAT_TRY(reader->Step(&items));
       for (const auto& item : items) {
         out += first ? "" : ",";
@@ -824,25 +833,52 @@ struct Api::Impl {
     return {};
   }
 
+  // A page goes on behind the last stream of the page before: "LOG/NAME".
   Status Streams(const Params& params, HttpResponse* response) const {
     LEAT_TRY(params.Allow({"log", "prefix", "after", "limit"}));
     LEAT_ASSIGN(const uint64_t limit, params.Limit());
-    const std::string wanted = params.Text("log");
+    const std::string prefix = params.Text("prefix");
+    const std::string after = params.Text("after");
+    const size_t slash = std::min(after.find('/'), after.size());
+    const std::string after_log = after.substr(0, slash);
+    const std::string after_name = after.substr(std::min(after.size(), slash + 1));
+    const std::string* wanted = params.Find("log");
+    const auto& logs = services_.logs;
+    const auto find = [&](const std::string& name) {
+      return std::find_if(logs.begin(), logs.end(), [&](const auto& log) { return log.first == name; });
+    };
+    if (wanted != nullptr && find(*wanted) == logs.end()) {
+      return Fail(ErrorClass::kNotFound, "there is no log " + wanted->substr(0, 64));
+    }
+    auto log = logs.begin();
+    if (!after.empty()) {
+      log = find(after_log);
+      if (log == logs.end() || after_name.empty() || (wanted != nullptr && *wanted != after_log)) {
+        return Invalid("after: \"" + after.substr(0, 64) + "\" is not a stream of what is listed",
+                       "use `next` of the page before");
+      }
+    }
     ordered_json out;
     out["streams"] = ordered_json::array();
-    bool found = wanted.empty();
-    for (const auto& [name, log] : services_.logs) {
-      if (!wanted.empty() && name != wanted) continue;
-      found = true;
-      LEAT_ASSIGN(const auto streams,
-                  log->ListStreams(params.Text("prefix"), params.Text("after"), limit));
+    out["next"] = nullptr;
+    for (; log != logs.end(); ++log) {
+      const auto& [name, streams_of] = *log;
+      if (wanted != nullptr && name != *wanted) continue;
+      const size_t room = limit - out["streams"].size();
+      LEAT_ASSIGN(auto streams, streams_of->ListStreams(
+                                    prefix, name == after_log ? after_name : "", room + 1));
+      const bool more = streams.size() > room;
+      if (more) streams.resize(room);
       for (const auto& stream : streams) {
-        if (out["streams"].size() == limit) break;
         out["streams"].push_back(
             {{"stream", stream.name}, {"version", stream.version}, {"log", name}});
       }
+      if (more) {
+        const auto& last = out["streams"].back();
+        out["next"] = last["log"].get<std::string>() + "/" + last["stream"].get<std::string>();
+        break;
+      }
     }
-    if (!found) return Fail(ErrorClass::kNotFound, "there is no log " + wanted);
     response->body() += out.dump();
     return {};
   }
@@ -907,6 +943,7 @@ struct Api::Impl {
 
   // ---- health
 
+  // What stopped a part. (A part that learns to tell, such as the transport, gets its line here.)
   Status Failure() const {
     LEAT_TRY(services_.ledger->error());
     LEAT_TRY(services_.balances->error());
@@ -920,16 +957,20 @@ struct Api::Impl {
     out["status"] = live ? "ok" : "failed";
     if (kind != "live") {
       LEAT_ASSIGN(const auto blocks, services_.transport->End(ingest::kChainBlocksTopic, 0));
-      const uint64_t decided = services_.ledger->decided();
       const uint64_t ledger_applied = services_.ledger->applied();
+      const uint64_t decided = services_.ledger->decided();
       const uint64_t balances_applied = services_.balances->applied();
-      out["ledger"] = {{"applied", ledger_applied}, {"lag", blocks.offset - std::min(blocks.offset, ledger_applied)}};
-      out["balances"] = {{"applied", balances_applied}, {"lag", decided - std::min(decided, balances_applied)}};
-      // Ready: what is asked for is answered; a rebuilding projection would answer from the past.
-      const bool ready = live && decided - std::min(decided, balances_applied) <= kReadyLagMax;
+      const uint64_t ledger_lag = blocks.offset - std::min(blocks.offset, ledger_applied);
+      const uint64_t balances_lag = decided - std::min(decided, balances_applied);
+      out["ledger"] = {{"applied", ledger_applied}, {"lag", ledger_lag}};
+      out["balances"] = {{"applied", balances_applied}, {"lag", balances_lag}};
+      // Ready: what is asked for is answered, and not from long ago.
+      const bool ready = live && CaughtUp(ledger_applied, decided, balances_applied) &&
+                         ledger_lag <= kReadyBlocksLagMax && balances_lag <= kReadyLagMax;
       if (kind == "ready" && !ready) {
-        response->SetProblem(503, live ? "the balances lag behind by more than " +
-                                             std::to_string(kReadyLagMax) + " events"
+        response->SetProblem(503, live ? "the ledger is " + std::to_string(ledger_lag) +
+                                             " events behind, the balances " +
+                                             std::to_string(balances_lag)
                                        : failure.error().Text());
         return {};
       }
@@ -942,6 +983,17 @@ struct Api::Impl {
     return {};
   }
   static constexpr uint64_t kReadyLagMax = 1'000'000;
+  static constexpr uint64_t kReadyBlocksLagMax = 10'000;
+
+  // Whether the balances have reflected, at some time, all blocks that were there when the process began.
+  bool CaughtUp(uint64_t ledger_applied, uint64_t decided, uint64_t balances_applied) const {
+    if (ledger_applied < blocks_at_start_) return caught_up_;
+    // The first to come here knows that what was decided by now holds the decisions on these blocks.
+    uint64_t unknown = UINT64_MAX;
+    decided_at_start_.compare_exchange_strong(unknown, decided);
+    if (balances_applied >= decided_at_start_) caught_up_ = true;
+    return caught_up_;
+  }
 
   // ---- admin
 
@@ -1116,6 +1168,9 @@ struct Api::Impl {
   }
 
   const Services services_;
+  uint64_t blocks_at_start_ = 0;
+  mutable std::atomic<uint64_t> decided_at_start_ = UINT64_MAX;
+  mutable std::atomic<bool> caught_up_ = false;
 };
 
 Api::Api(Services services) : impl_(std::make_unique<Impl>(std::move(services))) {}
@@ -1131,12 +1186,23 @@ void Api::Handle(const HttpRequest& request, HttpResponse& response) {
   }
 }
 
-bool Api::IsBlocking(std::string_view, std::string_view path) {
+bool Api::IsBlocking(std::string_view, std::string_view target) {
   // A point lookup and a health check take microseconds; everything else may read much, or wait. A statement has a
-  // further '/'; a question about the past comes here, too, and waits at most kWaitMax.
-  const bool lookup = path.starts_with(kBalancePrefix) &&
-                      path.find('/', kBalancePrefix.size()) == std::string_view::npos;
-  return !lookup && !path.starts_with("/health");
+  // further '/'.
+  const size_t mark = std::min(target.find('?'), target.size());
+  const std::string_view path = target.substr(0, mark);
+  if (path.starts_with("/health")) return false;
+  if (!path.starts_with(kBalancePrefix)) return true;
+  if (path.find('/', kBalancePrefix.size()) != std::string_view::npos) return true;
+  // The parameters by which a lookup does not wait; any other, or one that is escaped, may be one that does.
+  for (std::string_view rest = target.substr(mark); !rest.empty();) {
+    rest.remove_prefix(1);
+    const std::string_view pair = rest.substr(0, rest.find('&'));
+    rest.remove_prefix(pair.size());
+    const std::string_view name = pair.substr(0, pair.find('='));
+    if (name != "at_block" && name != "at_time" && name != "asset" && name != "chain") return true;
+  }
+  return false;
 }
 
 size_t Api::BodyBytesMax(std::string_view, std::string_view path) {

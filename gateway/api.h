@@ -41,8 +41,8 @@ class Api {
 
   // Routes one request. Never throws for bad input.
   void Handle(const HttpRequest& request, HttpResponse& response);
-  // Whether a request may wait for the disk or another thread.
-  static bool IsBlocking(std::string_view method, std::string_view path);
+  // Whether a request may wait for the disk or another thread. `target` is the path with the query, as sent.
+  static bool IsBlocking(std::string_view method, std::string_view target);
   static size_t BodyBytesMax(std::string_view method, std::string_view path);
 
  private:

@@ -7,7 +7,6 @@
 namespace leat::gateway {
 namespace {
 
-constexpr size_t kStepMessages = 512;
 constexpr size_t kStepBytes = 1u << 20;
 
 std::unexpected<Error> Stale(const events::Position& position) {
@@ -86,7 +85,8 @@ Status EventReader::Step(std::vector<Item>* items) {
   items->clear();
   size_t idle = 0;
   while (!done_) {
-    if (sources_.empty() || (query_.follow && idle == sources_.size())) return {};
+    caught_up_ = query_.follow && idle == sources_.size();
+    if (caught_up_) return {};
     if (current_ == sources_.size()) {
       if (!query_.follow) {
         done_ = true;

@@ -36,10 +36,13 @@ class EventReader {
     uint32_t incarnation = 0;
     const bus::Message* message = nullptr;
   };
-  // Matching events of one more step (some hundred events looked at); views are valid until the next call. Done() tells
-  // whether there is more.
+  // Matching events of one more step (at most kStepMessages looked at, maybe none of them a match); views are valid
+  // until the next call. Done() and CaughtUp() tell whether there is more.
+  static constexpr size_t kStepMessages = 512;
   Status Step(std::vector<Item>* items);
   bool Done() const { return done_; }
+  // Following: the last step found nothing to look at.
+  bool CaughtUp() const { return caught_up_; }
   // Where a next query has to begin; empty at the end of everything.
   std::string NextToken() const;
 
@@ -61,6 +64,7 @@ class EventReader {
   size_t current_ = 0;
   uint64_t given_ = 0;
   bool done_ = false;
+  bool caught_up_ = false;
   bus::MessageBatch batch_;
 };
 

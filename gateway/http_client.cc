@@ -64,6 +64,7 @@ struct HttpClient::Impl {
                       const OnHead& on_head, const OnBody& on_piece, bool* was_dead);
   Status Connect();
   bool ReusableConnection();
+  void StartStep();
   void RunToEnd();
   Error Broken(std::string_view what, error_code error) const;
 
@@ -77,6 +78,10 @@ struct HttpClient::Impl {
   beast::flat_buffer input;
   std::vector<char> piece = std::vector<char>(kPieceBytes);
 };
+
+void HttpClient::Impl::StartStep() {
+  timeout == kNoTimeout ? stream->expires_never() : stream->expires_after(timeout);
+}
 
 // Runs the one operation that was started, to its end: tcp_stream's deadline bounds it.
 void HttpClient::Impl::RunToEnd() {
@@ -104,7 +109,7 @@ Status HttpClient::Impl::Connect() {
   const auto found =
       resolver.resolve(host, std::to_string(port), tcp::resolver::numeric_service, error);
   if (!error) {
-    stream->expires_after(timeout);
+    StartStep();
     stream->async_connect(found, [&](error_code result, const tcp::endpoint&) { error = result; });
     RunToEnd();
   }
@@ -195,7 +200,7 @@ Status HttpClient::Impl::ExchangeOnce(bool head_only, std::string_view head, std
   error_code error;
   const auto store = [&](error_code result, size_t) { error = result; };
   const std::array<asio::const_buffer, 2> request = {asio::buffer(head), asio::buffer(body)};
-  stream->expires_after(timeout);
+  StartStep();
   asio::async_write(*stream, request, store);
   RunToEnd();
   // A server that refuses a body may answer and close before it has read all of it: that answer is
@@ -208,7 +213,7 @@ Status HttpClient::Impl::ExchangeOnce(bool head_only, std::string_view head, std
   parser.body_limit(boost::none);  // whoever takes the pieces counts them
   parser.header_limit(kHeadBytesMax);
   parser.skip(head_only);
-  stream->expires_after(timeout);
+  StartStep();
   http::async_read_header(*stream, input, parser, store);
   RunToEnd();
   *was_dead = error && error != beast::error::timeout && !parser.got_some();
@@ -222,7 +227,7 @@ Status HttpClient::Impl::ExchangeOnce(bool head_only, std::string_view head, std
     parser.get().body().data = piece.data();
     parser.get().body().size = piece.size();
     parser.get().body().more = true;
-    stream->expires_after(timeout);
+    StartStep();
     http::async_read_some(*stream, input, parser, store);
     RunToEnd();
     if (error && error != http::error::need_buffer) {

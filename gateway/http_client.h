@@ -28,7 +28,9 @@ class HttpClient {
   // Gets the next piece of a body; false: enough, the rest is not read.
   using OnBody = std::function<bool(std::string_view chunk)>;
 
-  // Connects on first use. `timeout` is for each step without progress, not for a whole transfer.
+  // Connects on first use. `timeout` is for each step without progress, not for a whole transfer; kNoTimeout: a step
+  // may take as long as it takes.
+  static constexpr std::chrono::milliseconds kNoTimeout = std::chrono::milliseconds::max();
   HttpClient(std::string host, uint16_t port, std::chrono::milliseconds timeout);
   ~HttpClient();
   HttpClient(const HttpClient&) = delete;

@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "core/log.h"
+#include "events/codec.h"
 
 namespace leat::gateway {
 namespace {
@@ -81,24 +82,6 @@ void AppendNumber(Number value, std::string* out, int base = 10) {
   char digits[24];
   const auto end = std::to_chars(digits, digits + sizeof digits, value, base).ptr;
   out->append(digits, static_cast<size_t>(end - digits));
-}
-
-void AppendJsonText(std::string_view text, std::string* out) {
-  constexpr std::string_view kHex = "0123456789abcdef";
-  out->push_back('"');
-  for (const char c : text) {
-    const auto byte = static_cast<uint8_t>(c);
-    if (c == '"' || c == '\\') {
-      out->push_back('\\');
-      out->push_back(c);
-    } else if (byte < 0x20) {
-      out->append("\\u00").push_back(kHex[byte >> 4]);
-      out->push_back(kHex[byte & 15]);
-    } else {
-      out->push_back(c);
-    }
-  }
-  out->push_back('"');
 }
 
 bool IsTokenChar(char c) {
@@ -490,6 +473,8 @@ class Connection {
   size_t out_sent_ = 0;
   HttpResponse::Stream stream_;
   std::string stream_name_;  // for the log
+  std::string_view stream_heartbeat_;
+  Ticks heartbeat_at_ = kNever;
   bool stream_chunked_ = false;
   bool stream_keep_alive_ = false;
   size_t drained_ = 0;
@@ -537,6 +522,8 @@ void Connection::Run(Step step) {
         step = Pump();
         break;
       case Step::kYield:
+        // With nothing to send, nobody else would see that the socket was closed.
+        if (worker_.shared().forced) return Abort();
         phase_ = Phase::kYield;
         deadline_ = kNever;
         asio::post(socket_.get_executor(), [this] { Guarded([&] { Run(Step::kStream); }); });
@@ -618,7 +605,7 @@ Connection::Step Connection::Dispatch() {
   request_.loopback = loopback_;
   request_.header_lines = head.lines;
   response_.Reset();
-  if (options_.is_blocking && options_.is_blocking(request_.method, request_.path)) {
+  if (options_.is_blocking && options_.is_blocking(head.method, head.target)) {
     return Step::kSubmit;
   }
   CallHandler();
@@ -652,11 +639,13 @@ Connection::Step Connection::Answer() {
     keep_alive = false;  // there, a body of unknown length ends with the connection
   Count(response_.status());
   AppendHead(keep_alive, http11, streamed);
+  stream_heartbeat_ = response_.heartbeat();
   stream_ = response_.TakeStream();
   if (streamed && !bodiless) {
     stream_name_.assign(request_.method).append(" ").append(request_.path);
     stream_chunked_ = http11;
     stream_keep_alive_ = keep_alive;
+    heartbeat_at_ = worker_.After(options_.heartbeat);
     EndRequest();
     return Step::kStream;
   }
@@ -669,19 +658,22 @@ Connection::Step Connection::Answer() {
 Connection::Step Connection::Pump() {
   std::string& chunk = response_.body();
   chunk.clear();
-  Result<bool> more = false;
+  Result<HttpResponse::Streamed> streamed = HttpResponse::Streamed::kEnd;
   try {
-    more = stream_(&chunk);
+    streamed = stream_(&chunk);
   } catch (const std::exception& e) {
-    more = Fail(ErrorClass::kInternal, std::string("the stream threw: ") + e.what());
+    streamed = Fail(ErrorClass::kInternal, std::string("the stream threw: ") + e.what());
   } catch (...) {
-    more = Fail(ErrorClass::kInternal, "the stream threw: unknown exception");
+    streamed = Fail(ErrorClass::kInternal, "the stream threw: unknown exception");
   }
-  if (!more) {
-    core::LogError(kComponent, stream_name_ + ": answer cut short: " + more.error().Text());
+  if (!streamed) {
+    core::LogError(kComponent, stream_name_ + ": answer cut short: " + streamed.error().Text());
     return Step::kAbort;
   }
+  const bool ends = *streamed == HttpResponse::Streamed::kEnd;
+  if (chunk.empty() && !ends && worker_.Now() >= heartbeat_at_) chunk = stream_heartbeat_;
   if (!chunk.empty()) {
+    heartbeat_at_ = worker_.After(options_.heartbeat);
     if (stream_chunked_) {
       AppendNumber(chunk.size(), &out_, 16);
       out_ += kCrlf;
@@ -689,7 +681,7 @@ Connection::Step Connection::Pump() {
     out_ += chunk;
     if (stream_chunked_) out_ += kCrlf;
   }
-  if (*more) return chunk.empty() ? Step::kPause : Step::kYield;
+  if (!ends) return *streamed == HttpResponse::Streamed::kMore ? Step::kYield : Step::kPause;
   stream_ = nullptr;
   if (stream_chunked_) out_ += "0\r\n\r\n";
   return stream_keep_alive_ ? Step::kParse : Step::kClose;
@@ -1177,11 +1169,11 @@ void HttpResponse::SetProblem(int status, std::string_view detail) {
   content_type_ = kProblemType;
   stream_ = nullptr;
   body_ = "{\"type\":\"about:blank\",\"title\":";
-  AppendJsonText(ReasonOf(status), &body_);
+  events::AppendJsonString(ReasonOf(status), &body_);
   body_ += ",\"status\":";
   AppendNumber(status, &body_);
   body_ += ",\"detail\":";
-  AppendJsonText(detail, &body_);
+  events::AppendJsonString(detail, &body_);
   body_ += "}";
 }
 

@@ -40,11 +40,17 @@ struct HttpRequest {
 // each connection and is reused, so that a typical answer allocates nothing. Not thread-safe.
 class HttpResponse {
  public:
-  // Appends the next piece of a body, about kStreamChunkBytes at most, and returns whether there is
-  // more. Called on the io thread whenever the socket took the last piece. "More", but nothing
-  // appended: it is asked again in HttpOptions::tick or less. An error (or an exception) cuts the
-  // connection before the end of the body, so that the client sees that it is incomplete.
-  using Stream = std::function<Result<bool>(std::string* chunk)>;
+  // What a stream says when it has given a piece.
+  enum class Streamed {
+    kMore,      // ask again as soon as the piece is sent, also if it is empty
+    kCaughtUp,  // there is no more yet: ask again in HttpOptions::tick or less
+    kEnd,
+  };
+  // Appends the next piece of a body, about kStreamChunkBytes at most. Called on the io thread
+  // whenever the socket took the last piece; others have their turn in between. An error (or an
+  // exception) cuts the connection before the end of the body, so that the client sees that it is
+  // incomplete.
+  using Stream = std::function<Result<Streamed>(std::string* chunk)>;
 
   // 200 to 599.
   void SetStatus(int status);
@@ -56,8 +62,13 @@ class HttpResponse {
   // To be appended to.
   std::string& body() { return body_; }
   const std::string& body() const { return body_; }
-  // Sends what `stream` gives in place of body(), which is ignored.
-  void SetStream(Stream stream) { stream_ = std::move(stream); }
+  // Sends what `stream` gives in place of body(), which is ignored. `heartbeat` is sent when it has
+  // given nothing for HttpOptions::heartbeat: so the client sees that the server is there, and the
+  // server that the client has gone. It must live until the answer is sent: a literal. Empty: none.
+  void SetStream(Stream stream, std::string_view heartbeat = {}) {
+    stream_ = std::move(stream);
+    heartbeat_ = heartbeat;
+  }
   // Replaces what there is by an RFC 9457 problem document. `detail` is UTF-8.
   void SetProblem(int status, std::string_view detail);
 
@@ -66,6 +77,7 @@ class HttpResponse {
   // "Name: value\r\n" of each AddHeader.
   const std::string& header_lines() const { return header_lines_; }
   const Stream& stream() const { return stream_; }
+  std::string_view heartbeat() const { return heartbeat_; }
   Stream TakeStream();
   // As new, keeping the buffers.
   void Reset();
@@ -76,6 +88,7 @@ class HttpResponse {
   std::string header_lines_;
   std::string body_;
   Stream stream_;
+  std::string_view heartbeat_;
 };
 
 // What a stream should append at most in one call.
@@ -95,14 +108,16 @@ struct HttpOptions {
   size_t connections_max = 10'000;        // beyond it 503
   // The largest body of one route in place of body_bytes_max; may be empty. Called on io threads.
   std::function<size_t(std::string_view method, std::string_view path)> body_bytes_max_for;
-  // The requests that run on the blocking pool; empty: none. Called on io threads.
-  std::function<bool(std::string_view method, std::string_view path)> is_blocking;
+  // The requests that run on the blocking pool; empty: none. `target` is the path with the query, as
+  // sent. Called on io threads.
+  std::function<bool(std::string_view method, std::string_view target)> is_blocking;
 
   // Deadlines are checked every `tick`, so they pass up to two ticks late.
   std::chrono::milliseconds header_timeout{10'000};  // first byte to the end of the head; then 408
   std::chrono::milliseconds body_timeout{30'000};    // for each 64 KiB of a body; then 408
   std::chrono::milliseconds idle_timeout{60'000};    // between requests; then it is closed
   std::chrono::milliseconds write_timeout{30'000};   // the client takes nothing; then it is closed
+  std::chrono::milliseconds heartbeat{5'000};        // of a stream that has nothing to give
   std::chrono::milliseconds stop_timeout{5'000};     // for the requests in flight at Stop
   std::chrono::milliseconds tick{500};
 };

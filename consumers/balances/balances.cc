@@ -50,11 +50,13 @@ std::shared_ptr<const void> Balances::Summary() {
   return summary_;
 }
 
-Balances::Chains::iterator Balances::FindChain(std::string_view name) {
+Balances::Chains::iterator Balances::FindChain(runtime::State* state, std::string_view name) {
   auto found = chains_.find(name);
   if (found == chains_.end()) {
     Summary::Chain chain;
     chain.row.number = static_cast<uint32_t>(chains_.size() + 1);
+    // In the commit of the first row whose key has the number: no other chain may get it after a restart.
+    state->Put(ChainKey(name), Pack(chain.row));
     found = chains_.emplace(std::string(name), chain).first;
     changed_ = true;
   }
@@ -75,7 +77,7 @@ Status Balances::Evolve(runtime::State* state, const events::EventView& event, u
       return Fail(ErrorClass::kCorrupt, "an inconsistency_found event names no address");
     }
     const std::string key =
-        AccountRowKey(FindChain(found.chain())->second.row.number,
+        AccountRowKey(FindChain(state, found.chain())->second.row.number,
                       AccountKey::Mirrored(Address::From(found.address())));
     AccountRow account;
     LEAT_ASSIGN(const bool known, state->Get(key, &value_));
@@ -92,7 +94,7 @@ Status Balances::Evolve(runtime::State* state, const events::EventView& event, u
 
 Status Balances::Post(runtime::State* state, const events::EventView& event, uint64_t position) {
   LEAT_TRY(Parse(event, &posting_));
-  const auto chain = FindChain(posting_.chain());
+  const auto chain = FindChain(state, posting_.chain());
   const uint32_t number = chain->second.row.number;
   EntryRow entry;
   entry.block_number = posting_.block_number();
@@ -123,7 +125,7 @@ Status Balances::Post(runtime::State* state, const events::EventView& event, uin
 Status Balances::Close(runtime::State* state, const events::EventView& event, uint64_t position) {
   auto block = std::make_shared<BlockRow>();
   LEAT_TRY(Parse(event, &block->closed));
-  auto& [name, chain] = *FindChain(block->closed.chain());
+  auto& [name, chain] = *FindChain(state, block->closed.chain());
   const uint64_t number = block->closed.block_number();
   if (chain.row.head_closed_at == 0 && !chain.row.has_head) chain.row.first_number = number;
   chain.row.has_head = true;
@@ -143,7 +145,7 @@ Status Balances::Reopen(runtime::State* state, const events::EventView& event,
                         uint64_t position) {
   ledger::v1::BlockReopened reopened;
   LEAT_TRY(Parse(event, &reopened));
-  auto& [name, chain] = *FindChain(reopened.chain());
+  auto& [name, chain] = *FindChain(state, reopened.chain());
   if (!chain.row.has_head || chain.row.head_number != reopened.block_number()) {
     return Fail(ErrorClass::kCorrupt, "a block is reopened that is not the head");
   }

@@ -28,7 +28,8 @@ class Balances final : public runtime::Projection {
 
  private:
   using Chains = std::map<std::string, Summary::Chain, std::less<>>;
-  Chains::iterator FindChain(std::string_view name);
+  // A new chain gets its number and its row.
+  Chains::iterator FindChain(runtime::State* state, std::string_view name);
   Status Post(runtime::State* state, const events::EventView& event, uint64_t position);
   Status Close(runtime::State* state, const events::EventView& event, uint64_t position);
   Status Reopen(runtime::State* state, const events::EventView& event, uint64_t position);

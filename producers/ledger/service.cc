@@ -43,12 +43,7 @@ runtime::RunnerOptions Service::Input() const {
 
 Status Service::Start() {
   if (relay_ != nullptr) LEAT_TRY(relay_->Start());
-  auto runner = std::make_shared<runtime::DeciderRunner>(shard_.get(), &decider_, transport_,
-                                                         Input());
-  LEAT_TRY(runner->Start());
-  std::lock_guard lock(mutex_);
-  runner_ = std::move(runner);
-  return {};
+  return StartRunner();
 }
 
 uint64_t Service::applied() const {
@@ -67,6 +62,7 @@ bool Service::WaitApplied(uint64_t next, std::chrono::milliseconds timeout) cons
 
 Status Service::error() const {
   std::lock_guard lock(mutex_);
+  LEAT_TRY(rebuild_error_);
   if (runner_ != nullptr) LEAT_TRY(runner_->status().error());
   if (relay_ != nullptr) LEAT_TRY(relay_->status().error());
   return {};
@@ -84,12 +80,25 @@ Status Service::Rebuild(const std::function<void(uint64_t, uint64_t)>& progress)
   // Whoever waits on it holds it for a moment; the shard is ours when its thread has ended.
   while (stopped.use_count() > 1) std::this_thread::yield();
   stopped.reset();
+  Status rebuilt = RebuildRows(progress);
+  if (rebuilt) return rebuilt;
+  // Without rows the ledger cannot go on, and whoever waits for it must hear of it.
+  std::lock_guard lock(mutex_);
+  rebuild_error_ = std::unexpected(rebuilt.error().WithContext("rebuilding the ledger's rows"));
+  return rebuild_error_;
+}
+
+Status Service::RebuildRows(const std::function<void(uint64_t, uint64_t)>& progress) {
   LEAT_ASSIGN(const auto end, transport_->End(options_.input_topic, 0));
   const uint64_t total = shard_->log()->size();
   LEAT_TRY(runtime::RebuildFromLog(shard_.get(), &decider_, Input(), end.incarnation,
                                    [&](uint64_t done) {
                                      if (progress) progress(done, total);
                                    }));
+  return StartRunner();
+}
+
+Status Service::StartRunner() {
   auto runner = std::make_shared<runtime::DeciderRunner>(shard_.get(), &decider_, transport_,
                                                          Input());
   LEAT_TRY(runner->Start());

@@ -32,19 +32,23 @@ class Service {
   // Offset of the first input not applied.
   uint64_t applied() const;
   bool WaitApplied(uint64_t next, std::chrono::milliseconds timeout) const;
+  // What stopped it, a rebuild that failed included.
   Status error() const;
   // Events decided, and events that others can read.
   uint64_t decided() const { return shard_->log()->size(); }
   Status VerifyFiles() const { return shard_->database().VerifyChecksums(); }
   const eventstore::Log& log() const { return *shard_->log(); }
 
-  // Builds all rows anew from the shard's own log, with the runner stopped, and goes on.
+  // Builds all rows anew from the shard's own log, with the runner stopped, and goes on. After an error it does not, until
+  // it is opened anew, which builds them again.
   Status Rebuild(const std::function<void(uint64_t, uint64_t)>& progress);
 
  private:
   Service(ServiceOptions options, bus::EmbeddedTransport* transport)
       : options_(std::move(options)), transport_(transport) {}
   runtime::RunnerOptions Input() const;
+  Status RebuildRows(const std::function<void(uint64_t, uint64_t)>& progress);
+  Status StartRunner();
 
   const ServiceOptions options_;
   bus::EmbeddedTransport* const transport_;
@@ -52,6 +56,7 @@ class Service {
   std::unique_ptr<runtime::Shard> shard_;
   mutable std::mutex mutex_;
   std::shared_ptr<runtime::DeciderRunner> runner_;  // guarded by mutex_
+  Status rebuild_error_;                            // guarded by mutex_
   std::unique_ptr<runtime::Relay> relay_;
 };
 

@@ -52,6 +52,7 @@ KILL_TRANSFERS = 60_000
 SLOW_CLIENTS = 50
 SLOW_CLIENT_S_MAX = 90
 FOLLOW_S_MAX = 20
+QUIET_S = 6  # longer than the server is silent
 OVERSIZE_HEADER_BYTES = 256 * 1024
 OVERSIZE_BODY_BYTES = 1 << 34
 
@@ -378,6 +379,37 @@ def http_routes(context):
         equal(by_hash["hash"], by_number["hash"], "the block by its hash")
         equal(int(by_hash["number"]), 1000, "number of the block by its hash")
 
+        for block in (1000, HEAD):
+            balances = published_balances(context, block)
+            supply = server.json(f"/api/supply?at_block={block}")
+            equal(supply["supply_wei"], str(sum(balances.values())), f"supply at block {block}")
+            equal(supply["supply"], ether(sum(balances.values())), f"supply in ether at block {block}")
+            richest = server.json(f"/api/balances/richest?at_block={block}&limit=20")["accounts"]
+            equal([int(account["balance_wei"]) for account in richest], sorted(balances.values(), reverse=True)[:20],
+                  f"richest at block {block}")
+            require(all(balances[account["address"]] == int(account["balance_wei"]) for account in richest),
+                    "richest accounts have other balances")
+        equal(leat.json("query", "richest", "--limit", 1)["accounts"][0]["address"], RICHEST, "the richest")
+
+        topics = {topic["topic"]: topic for topic in server.json("/api/topics")["topics"]}
+        equal(topics["chain.blocks"]["owner"], "ingest", "owner of chain.blocks")
+        for topic in topics.values():
+            equal(sum(int(partition["events"]) for partition in topic["partitions"]), int(topic["events"]),
+                  f"events of the partitions of {topic['topic']}")
+        streams = server.json("/api/streams")
+        equal(streams["next"], None, "next of all streams")
+        equal({stream["log"]: int(stream["version"]) for stream in streams["streams"] if stream["log"] in topics},
+              {name: int(topic["events"]) for name, topic in topics.items()}, "versions of the streams")
+        paged, after = [], ""
+        while after is not None and len(paged) < 100:
+            page = server.json(f"/api/streams?limit=1&after={urllib.parse.quote(after, safe='')}")
+            paged += page["streams"]
+            after = page["next"]
+        equal(paged, streams["streams"], "streams, page by page")
+        equal(leat.json("streams")["streams"], paged, "streams on the command line")
+        equal(leat.json("streams", "--log", "chain.blocks")["streams"],
+              [stream for stream in paged if stream["log"] == "chain.blocks"], "streams of one log")
+
         events = listing(server.json("/api/events?limit=5"), "events")
         equal(len(events), 5, "events of a page")
         for event in events:
@@ -401,6 +433,10 @@ def http_publish(context):
         batch = server.request("POST", target, json.dumps([note(2), note(3)]),
                                {"Content-Type": "application/cloudevents-batch+json"})
         require(batch.status in (200, 201, 202) and batch.json().get("position"), "publishing a batch:", batch)
+        quoted = urllib.parse.quote(one.json()["position"], safe="")
+        page = listing(server.json(f"/api/events?from={quoted}&limit=1"), "events")
+        equal([event["id"] for event in page], ["e2e-1"], "the event at the position of its publication")
+        server.problem("GET", f"/api/balance/{MINER}?after={quoted}", {400}, mentions=[re.escape(NOTE_TOPIC)])
         equal(data_of(leat.lines("replay", "--topic", NOTE_TOPIC)), [note(number)["data"] for number in (1, 2, 3)],
               "what was published")
         before = leat.log_digest()
@@ -411,6 +447,25 @@ def http_publish(context):
             form = "cloudevents-batch" if body.startswith("[") else "cloudevents"
             server.problem("POST", target, {400, 415, 422}, body, {"Content-Type": f"application/{form}+json"})
             equal(leat.log_digest(), before, f"log after {what}")
+
+
+@check
+def read_your_writes(context):
+    """A position of what was written, given to `after`, is reflected; given to `at_position`, it is the past."""
+    leat = context.leat()
+    leat.ingest(write_chain(context.path("first"), small_chain(3)))
+    with leat.serving() as server:
+        for blocks in range(4, 9):
+            before = server.json(f"/api/balance/{MINER}")
+            leat.ingest(write_chain(context.path("more"), small_chain(blocks)))
+            newest = urllib.parse.quote(f"chain.blocks/0@{blocks - 1}", safe="")
+            now = server.json(f"/api/balance/{MINER}?after={newest}")
+            require_balance(now, MINER, 3 * (blocks - 1), blocks - 1)
+            equal(leat.json("query", "balance", MINER, "--after", f"chain.blocks/0@{blocks - 1}"), now, "--after")
+            equal(leat.json("query", "balance", MINER), now, "a query through the server, without a position")
+            quoted = urllib.parse.quote(before["as_of"]["position"], safe="")
+            require_balance(server.json(f"/api/balance/{MINER}?at_position={quoted}"), MINER, 3 * (blocks - 2), blocks - 2)
+        server.problem("GET", f"/api/balance/{MINER}?after=chain.blocks%2F0%40999", {404}, mentions=["beyond the end"])
 
 
 @check
@@ -426,6 +481,7 @@ def http_errors(context):
                                ("POST", "/health"), ("PATCH", "/api/blockchain/blocks")):
             answer = server.problem(method, target, {405})
             require("allow" in answer.headers, "405 without Allow:", answer)
+        server.problem("GET", "/api/balance/%ff", {400}, mentions=["address"])
         server.problem("GET", f"/api/balance/{MINER}?at_block={HEAD + 1}", {400, 404, 409, 422}, mentions=[str(HEAD)])
         for value in ("-1", "x", "1e3", "", "99999999999999999999999"):
             server.problem("GET", f"/api/balance/{MINER}?at_block={value}", {400, 404, 422}, mentions=["at_block"])
@@ -764,6 +820,8 @@ def follow(context):
                                {"Content-Type": "application/cloudevents+json"})
             ids = [event["id"] for event in read_events(reader, total)]
             equal(ids, [f"e2e-{number}" for number in range(1, total + 1)], "ids followed")
+            if not context.quick:
+                quiet_follower(server, reader)
             reader.send_signal(signal.SIGINT)
             code = reader.wait(30)
             require(code in (0, 130, -signal.SIGINT), f"--follow ended with {code} on an interrupt")
@@ -772,6 +830,21 @@ def follow(context):
             reader.wait()
             reader.stdout.close()
             reader.stderr.close()
+
+
+def quiet_follower(server, reader):
+    """What is sent to a quiet follower, so that both sides see each other, is an empty line, which the command hides."""
+    with server.connect() as connection:
+        connection.sendall(b"GET /api/events?format=jsonl&follow=true&type=none HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = b""
+        while not received.endswith(b"\r\n\r\n1\r\n\n\r\n"):
+            piece = connection.recv(4096)
+            require(piece, f"the server left a quiet follower: {received!r}")
+            received += piece
+    time.sleep(QUIET_S)
+    server.request("POST", f"/api/events?topic={NOTE_TOPIC}", json.dumps(note(1000)),
+                   {"Content-Type": "application/cloudevents+json"})
+    equal([event["id"] for event in read_events(reader, 1)], ["e2e-1000"], "ids followed after a while")
 
 
 def read_events(process, count):

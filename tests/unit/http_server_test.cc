@@ -28,6 +28,7 @@ namespace leat::gateway {
 namespace {
 
 using namespace std::chrono_literals;
+using Streamed = HttpResponse::Streamed;
 
 // Far above what any step takes, so that a hang becomes a failure.
 constexpr auto kPatience = 20s;
@@ -361,7 +362,7 @@ TEST_CASE("http: a HEAD gets the head of the answer") {
       StartServer(TestOptions(), [](const HttpRequest& request, HttpResponse& response) {
         if (request.path == "/none") return response.SetStatus(204);
         if (request.path == "/stream") {
-          return response.SetStream([](std::string*) -> Result<bool> { return false; });
+          return response.SetStream([](std::string*) -> Result<Streamed> { return Streamed::kEnd; });
         }
         Echo(request, response);
       });
@@ -513,9 +514,9 @@ TEST_CASE("http: a client that takes nothing is let go") {
   std::promise<void> gone;
   auto guard = std::shared_ptr<void>(nullptr, [&](void*) { gone.set_value(); });
   const auto server = StartServer(options, [&](const HttpRequest&, HttpResponse& response) {
-    response.SetStream([kept = std::move(guard)](std::string* chunk) -> Result<bool> {
+    response.SetStream([kept = std::move(guard)](std::string* chunk) -> Result<Streamed> {
       chunk->append(kStreamChunkBytes, 'x');
-      return true;
+      return Streamed::kMore;
     });
   });
   RawClient client(server->port());
@@ -559,10 +560,10 @@ TEST_CASE("http: a client that has closed its side still gets its answer") {
 
 // "0\n1\n...": `count` pieces of it, and nothing now and then.
 HttpResponse::Stream Numbers(int count, size_t padding) {
-  return [=, next = 0, paused = false](std::string* chunk) mutable -> Result<bool> {
-    if (next == count / 2 && !std::exchange(paused, true)) return true;
+  return [=, next = 0, paused = false](std::string* chunk) mutable -> Result<Streamed> {
+    if (next == count / 2 && !std::exchange(paused, true)) return Streamed::kCaughtUp;
     *chunk += std::to_string(next) + std::string(padding, ' ') + "\n";
-    return ++next < count;
+    return ++next < count ? Streamed::kMore : Streamed::kEnd;
   };
 }
 
@@ -579,7 +580,7 @@ TEST_CASE("http: a streamed answer comes in chunks") {
   options.is_blocking = [](std::string_view, std::string_view path) { return path == "/pool"; };
   const auto server = StartServer(options, [](const HttpRequest& request, HttpResponse& response) {
     if (request.path == "/empty") {
-      return response.SetStream([](std::string*) -> Result<bool> { return false; });
+      return response.SetStream([](std::string*) -> Result<Streamed> { return Streamed::kEnd; });
     }
     response.SetContentType("text/plain");
     if (request.path == "/small") return response.SetStream(Numbers(3, 0));
@@ -627,11 +628,11 @@ TEST_CASE("http: a stream that fails cuts the connection before the end of the b
   const auto server =
       StartServer(TestOptions(), [](const HttpRequest& request, HttpResponse& response) {
         response.SetStream([throws = request.path == "/throws",
-                            calls = 0](std::string* chunk) mutable -> Result<bool> {
+                            calls = 0](std::string* chunk) mutable -> Result<Streamed> {
           if (++calls == 3 && throws) throw std::runtime_error("a planned exception");
           if (calls == 3) return Fail(ErrorClass::kCorrupt, "a planned error");
           *chunk += "piece";
-          return true;
+          return Streamed::kMore;
         });
       });
   for (const std::string_view path : {"/fails", "/throws"}) {
@@ -656,6 +657,51 @@ TEST_CASE("http: a stream that fails cuts the connection before the end of the b
   old.ReadToEnd(&reset);
   CHECK(reset);
   CHECK(server->stats().streams_aborted == 7);
+}
+
+TEST_CASE("http: a stream that has nothing yet is asked again at once, or at the next tick") {
+  constexpr int kSteps = 1000;
+  HttpOptions options = TestOptions();
+  options.tick = 1h;  // so only what goes on at once ever ends
+  const auto server = StartServer(options, [](const HttpRequest&, HttpResponse& response) {
+    response.SetStream([step = 0](std::string* chunk) mutable -> Result<Streamed> {
+      if (++step < kSteps) return Streamed::kMore;
+      *chunk = "found";
+      return Streamed::kEnd;
+    });
+  });
+  RawClient client(server->port());
+  client.Get("/");
+  CHECK(client.Read().body == Chunk("found") + "0\r\n\r\n");
+}
+
+TEST_CASE("http: a quiet stream sends heartbeats, by which a client that has gone is noticed") {
+  HttpOptions options = TestOptions();
+  options.heartbeat = 20ms;
+  const auto server = StartServer(options, [](const HttpRequest& request, HttpResponse& response) {
+    response.SetStream([quiet = request.path == "/searching" ? Streamed::kMore : Streamed::kCaughtUp](
+                           std::string*) -> Result<Streamed> { return quiet; },
+                       "\n");
+  });
+  for (const std::string_view path : {"/following", "/searching"}) {
+    RawClient client(server->port());
+    client.Get(path);
+    client.ReadHead();
+    CHECK(client.ReadUntil(Chunk("\n") + Chunk("\n")) == Chunk("\n") + Chunk("\n"));
+    CHECK(server->stats().connections_open == 1);
+  }
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (server->stats().connections_open > 0 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(1ms);
+  }
+  CHECK(server->stats().connections_open == 0);
+}
+
+TEST_CASE("http: a problem document is UTF-8 whatever it speaks of") {
+  HttpResponse response;
+  response.SetProblem(400, "\"\xff\" and a cut \xe2\x82");
+  CHECK(response.body().find("\"detail\":\"\\\"\ufffd\\\" and a cut \ufffd\"}") !=
+        std::string::npos);
 }
 
 TEST_CASE("http: a handler that throws becomes a 500 and the connection lives on") {
@@ -687,7 +733,7 @@ TEST_CASE("http: a response cannot be made to hold another line") {
   response.SetProblem(404, "no \"such\"\nthing \\");
   CHECK(response.status() == 404);
   CHECK(response.body() == R"({"type":"about:blank","title":"Not Found","status":404,)"
-                           R"("detail":"no \"such\"\u000athing \\"})");
+                           R"("detail":"no \"such\"\nthing \\"})");
 }
 
 TEST_CASE("http: a port in use and a foreign address are clear errors") {
@@ -793,9 +839,10 @@ TEST_CASE("http: Stop cuts what takes longer than its time") {
       gate.Await();
     } else {
       const bool pauses = request.path == "/pause";
-      response.SetStream([=](std::string* chunk) -> Result<bool> {
-        if (!pauses) chunk->append(1000, 'x');
-        return true;
+      response.SetStream([=](std::string* chunk) -> Result<Streamed> {
+        if (pauses) return Streamed::kCaughtUp;
+        chunk->append(1000, 'x');
+        return Streamed::kMore;
       });
     }
   });
@@ -945,7 +992,11 @@ TEST_CASE("http client: a server that says nothing is given up on") {
   REQUIRE_FALSE(reply);
   CHECK(reply.error().error_class == ErrorClass::kUnavailable);
   CHECK(reply.error().message.find("50 ms") != std::string::npos);
+  HttpClient patient("127.0.0.1", server->port(), HttpClient::kNoTimeout);
+  auto late = std::async(std::launch::async, [&] { return patient.Request("GET", "/x"); });
+  CHECK(late.wait_for(200ms) == std::future_status::timeout);
   gate.Open();
+  CHECK(late.get());
 }
 
 }  // namespace

@@ -1,0 +1,258 @@
+// The routes, called without a server.
+#include <future>
+#include <nlohmann/json.hpp>
+
+#include "chain/v1/chain.pb.h"
+#include "events/registry.h"
+#include "gateway/api.h"
+#include "runtime/shard.h"
+#include "tests/support/test_support.h"
+
+namespace leat::gateway {
+namespace {
+
+using nlohmann::json;
+using test::Must;
+
+constexpr auto kPatience = std::chrono::seconds(60);
+constexpr const char* kHolder = "0xaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+// A pipeline whose services run once they are started.
+struct World {
+  test::TempFolder temp;
+  std::unique_ptr<bus::EmbeddedTransport> transport;
+  std::unique_ptr<runtime::Shard> shard;
+  std::unique_ptr<ingest::ChainFeed> feed;
+  std::unique_ptr<ledger::Service> ledger;
+  std::unique_ptr<balances::Service> balances;
+  std::unique_ptr<Api> api;
+
+  World() {
+    transport = Must(bus::EmbeddedTransport::Open(temp.Sub("bus")));
+    runtime::ShardOptions options;
+    options.path = temp.Sub("ingest");
+    options.name = "ingest-0";
+    options.has_log = true;
+    shard = Must(runtime::Shard::Open(options));
+    Must(transport->Mount(ingest::kChainBlocksTopic, 0, "ingest", shard->log()));
+    feed = std::make_unique<ingest::ChainFeed>(shard.get());
+    ledger::ServiceOptions ledger_options;
+    ledger_options.path = temp.Sub("ledger");
+    ledger_options.input_topic = ingest::kChainBlocksTopic;
+    ledger = Must(ledger::Service::Open(ledger_options, transport.get()));
+    balances = Must(balances::Service::Open(temp.Sub("balances"),
+                                            std::string(ledger::kLedgerEntriesTopic),
+                                            transport.get()));
+  }
+  void Start() {
+    Must(ledger->Start());
+    Must(balances->Start());
+  }
+  void OpenApi() {
+    Services services;
+    services.transport = transport.get();
+    services.feed = feed.get();
+    services.ledger = ledger.get();
+    services.balances = balances.get();
+    services.logs = {{"bus", &transport->shared_log()},
+                     {"chain.blocks", shard->log()},
+                     {"ledger.entries", &ledger->log()}};
+    api = std::make_unique<Api>(std::move(services));
+  }
+  void SubmitOpening(std::string_view chain) {
+    Must(feed->SubmitOpening(chain, {{Must(core::ParseAddress(kHolder)), Amount(7)}}));
+  }
+  void CatchUp() {
+    REQUIRE(ledger->WaitApplied(Must(transport->End(ingest::kChainBlocksTopic, 0)).offset, kPatience));
+    REQUIRE(balances->WaitApplied(ledger->decided(), kPatience));
+  }
+  // The answer, which must have this status.
+  json Get(std::string_view target, int status = 200) const {
+    HttpRequest request;
+    request.method = "GET";
+    request.path = target.substr(0, target.find('?'));
+    request.query = target.substr(std::min(target.size(), request.path.size() + 1));
+    HttpResponse response;
+    api->Handle(request, response);
+    CAPTURE(target);
+    CAPTURE(response.body());
+    CHECK(response.status() == status);
+    json answer = json::parse(response.body(), nullptr, false);
+    REQUIRE(answer.is_object());
+    return answer;
+  }
+};
+
+TEST_CASE("http api: a lookup is blocking when it may wait") {
+  for (const std::string_view query : {"", "?at_block=5", "?asset=ETH&chain=eip155:1", "?at_time=1"}) {
+    CHECK_FALSE(Api::IsBlocking("GET", "/api/balance/0x1" + std::string(query)));
+  }
+  for (const std::string_view query : {"?after=x", "?at_position=x", "?at_block=5&after=x", "?%61fter=x"}) {
+    CHECK(Api::IsBlocking("GET", "/api/balance/0x1" + std::string(query)));
+  }
+  CHECK_FALSE(Api::IsBlocking("GET", "/health/ready"));
+  CHECK(Api::IsBlocking("GET", "/api/balance/0x1/statement"));
+  CHECK(Api::IsBlocking("GET", "/api/balances"));
+}
+
+TEST_CASE("http api: what is no UTF-8 is refused in UTF-8") {
+  World world;
+  world.Start();
+  world.OpenApi();
+  for (const char* target : {"/api/balance/%ff", "/api/supply?chain=%ff", "/api/events?%ff=1",
+                             "/api/events?format=%e2%82%ac%e2%82%ac%e2%82%ac%e2%82%ac%e2%82%ac%e2%82%ac"
+                             "%e2%82%ac%e2%82%ac%e2%82%ac%e2%82%ac%e2%82%ac"}) {
+    HttpRequest request;
+    request.method = "GET";
+    const std::string_view whole = target;
+    request.path = whole.substr(0, whole.find('?'));
+    request.query = whole.substr(std::min(whole.size(), request.path.size() + 1));
+    HttpResponse response;
+    world.api->Handle(request, response);
+    CHECK(response.status() >= 400);
+    CHECK(response.status() < 500);
+    CHECK_MESSAGE(json::accept(response.body()), response.body());
+  }
+}
+
+TEST_CASE("http api: after and at_position wait for what was written") {
+  World world;
+  world.OpenApi();
+  for (const char* parameter : {"after", "at_position"}) {
+    world.Get("/api/balance/" + std::string(kHolder) + "?" + parameter + "=chain.blocks%2F0@0", 404);
+    world.Get("/api/balance/" + std::string(kHolder) + "?" + parameter + "=nonsense", 400);
+  }
+  world.SubmitOpening("eip155:1");
+  Must(world.ledger->Start());
+  const std::string target = "/api/balance/" + std::string(kHolder) + "?after=chain.blocks%2F0@0";
+  auto answer = std::async(std::launch::async, [&] { return world.Get(target); });
+  CHECK(answer.wait_for(std::chrono::milliseconds(50)) == std::future_status::timeout);
+  Must(world.balances->Start());
+  const json now = answer.get();
+  CHECK(now["balance_wei"] == "7");
+  // The position of an answer, and that of its cause, lead back to it.
+  for (const std::string& position : {now["as_of"]["position"].get<std::string>(),
+                                      std::string("chain.blocks/0@0")}) {
+    world.Get("/api/balance/" + std::string(kHolder) + "?after=" + PercentEncode(position));
+    CHECK(world.Get("/api/balance/" + std::string(kHolder) + "?at_position=" +
+                    PercentEncode(position))["balance_wei"] == "7");
+  }
+}
+
+TEST_CASE("http api: ready once the balances reflect what was there at the start") {
+  World world;
+  world.SubmitOpening("eip155:1");
+  world.OpenApi();
+  CHECK(world.Get("/health")["ledger"]["lag"] == 1);
+  CHECK(world.Get("/health/ready", 503)["detail"].get<std::string>().starts_with(
+      "the ledger is 1 events behind"));
+  Must(world.ledger->Start());
+  REQUIRE(world.ledger->WaitApplied(1, kPatience));
+  CHECK(world.Get("/health/ready", 503)["detail"].get<std::string>().starts_with(
+      "the ledger is 0 events behind"));
+  Must(world.balances->Start());
+  world.CatchUp();
+  CHECK(world.Get("/health/ready")["status"] == "ok");
+}
+
+TEST_CASE("http api: a rebuild that failed is an error of the ledger") {
+  World world;
+  world.SubmitOpening("eip155:1");
+  world.Start();
+  world.CatchUp();
+  world.OpenApi();
+  world.transport->Unmount(ingest::kChainBlocksTopic, 0);  // so that the rebuild does not find its input
+  REQUIRE_FALSE(world.ledger->Rebuild(nullptr));
+  CHECK_FALSE(world.ledger->error());
+  CHECK(world.Get("/health/live", 503)["detail"].get<std::string>().find("rebuilding") !=
+        std::string::npos);
+}
+
+events::Event Note(std::string_view subject, std::string_view chain = "eip155:1") {
+  ledger::v1::BlockReopened message;
+  message.set_chain(std::string(chain));
+  test::EventParts parts;
+  parts.type = events::kBlockReopened;
+  parts.subject = subject;
+  parts.data = message.SerializeAsString();
+  return test::MakeEvent(parts);
+}
+
+TEST_CASE("http api: a page of events ends after some events looked at, and says where to go on") {
+  constexpr int kEvents = 150'000;
+  World world;
+  world.OpenApi();
+  Must(world.transport->CreateTopic("notes", 1));
+  std::vector<events::Event> batch;
+  for (int i = 0; i < kEvents; ++i) {
+    batch.push_back(Note(i + 1 == kEvents ? "rare" : "common"));
+    if (batch.size() < 10'000) continue;
+    Must(world.transport->Publish("notes", batch));
+    batch.clear();
+  }
+  json page = world.Get("/api/events?topic=notes&stream=rare");
+  CHECK(page["events"].empty());
+  REQUIRE(page["next"].is_string());
+  page = world.Get("/api/events?topic=notes&stream=rare&from=" +
+                   PercentEncode(page["next"].get<std::string>()));
+  CHECK(page["events"].size() == 1);
+  CHECK(page["next"].is_null());
+}
+
+TEST_CASE("http api: a page of events is bounded in bytes") {
+  World world;
+  world.OpenApi();
+  Must(world.transport->CreateTopic("notes", 1));
+  const std::string large(1u << 20, 'x');
+  constexpr size_t kEvents = 20;
+  for (size_t i = 0; i < kEvents; ++i) Must(world.transport->Publish("notes", {Note("large", large)}));
+  std::string from;
+  size_t events = 0;
+  int pages = 0;
+  for (bool more = true; more && pages < 100; ++pages) {
+    const json page = world.Get("/api/events?topic=notes&limit=1000" + from);
+    CHECK(page.dump().size() < 12u << 20);
+    events += page["events"].size();
+    more = page["next"].is_string();
+    if (more) from = "&from=" + PercentEncode(page["next"].get<std::string>());
+  }
+  CHECK(events == kEvents);
+  CHECK(pages > 1);
+}
+
+TEST_CASE("http api: streams are paged over all logs") {
+  World world;
+  for (const char* chain : {"eip155:1", "eip155:2", "eip155:3"}) world.SubmitOpening(chain);
+  world.Start();
+  world.CatchUp();
+  world.OpenApi();
+  const auto names = [&](const std::string& query, int limit) {
+    std::vector<std::string> out;
+    std::string after;
+    for (bool more = true; more && out.size() < 100;) {
+      const json page = world.Get("/api/streams?limit=" + std::to_string(limit) + query + after);
+      CHECK(page["streams"].size() <= static_cast<size_t>(limit));
+      for (const json& stream : page["streams"]) {
+        out.push_back(stream["log"].get<std::string>() + "/" + stream["stream"].get<std::string>());
+      }
+      more = page["next"].is_string();
+      if (more) after = "&after=" + PercentEncode(page["next"].get<std::string>());
+    }
+    return out;
+  };
+  const auto all = names("", 1000);
+  CHECK(all.size() >= 6);
+  for (const int limit : {1, 2, 3}) CHECK(names("", limit) == all);
+  CHECK(names("&log=chain.blocks", 2) ==
+        std::vector<std::string>{"chain.blocks/chain-eip155:1", "chain.blocks/chain-eip155:2",
+                                 "chain.blocks/chain-eip155:3"});
+  CHECK(names("&prefix=ledger-", 2) ==
+        std::vector<std::string>{"ledger.entries/ledger-eip155:1", "ledger.entries/ledger-eip155:2",
+                                 "ledger.entries/ledger-eip155:3"});
+  world.Get("/api/streams?log=nothing", 404);
+  world.Get("/api/streams?after=nothing", 400);
+  world.Get("/api/streams?log=bus&after=chain.blocks%2Fchain-eip155:1", 400);
+}
+
+}  // namespace
+}  // namespace leat::gateway
