@@ -41,6 +41,22 @@ std::unexpected<Error> ToError(const rocksdb::Status& status, const std::string&
   return Fail(ErrorClass::kInternal, message);
 }
 
+// A sorted run that is being written lies beside the database's files under this name.
+constexpr std::string_view kRunPrefix = "run-";
+constexpr std::string_view kRunSuffix = ".tmp";
+
+// What a killed process left. Such a file may be a second name of a live one: a run is hard-linked into the database
+// before its own name goes, so writing into it would destroy the live file. Only for the holder of the database.
+void RemoveLeftRuns(const std::string& path) {
+  std::error_code ignored;
+  std::vector<std::filesystem::path> left;
+  for (const auto& entry : std::filesystem::directory_iterator(path, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(kRunPrefix) && name.ends_with(kRunSuffix)) left.push_back(entry.path());
+  }
+  for (const auto& run : left) std::filesystem::remove(run, ignored);
+}
+
 // Errors: kExhausted when the disk of `path` has less room than that.
 Status CheckRoom(const std::string& path, uint64_t bytes) {
   struct statvfs disk;
@@ -183,6 +199,7 @@ class RocksDatabase final : public Database {
       return ToError(status, "opening " + path_);
     }
     db_.reset(db);
+    RemoveLeftRuns(path_);
     return {};
   }
 
@@ -260,13 +277,18 @@ class RocksSortedRun final : public Database::SortedRun {
         writer_(rocksdb::EnvOptions(), database->db()->GetOptions(database->Handle(family)),
                 database->Handle(family)) {
     static std::atomic<uint64_t> next{0};
-    path_ = database->path() + "/run-" + std::to_string(next++) + ".tmp";
+    path_ = database->path() + "/" + std::string(kRunPrefix) + std::to_string(next++) +
+            std::string(kRunSuffix);
   }
   ~RocksSortedRun() override {
     std::error_code ignored;
     std::filesystem::remove(path_, ignored);
   }
   Status Open() {
+    // Opening truncates, and the name may still be one of a live file.
+    std::error_code error;
+    std::filesystem::remove(path_, error);
+    if (error) return Fail(ErrorClass::kInternal, "removing " + path_ + ": " + error.message());
     if (const auto status = writer_.Open(path_); !status.ok()) return ToError(status, path_);
     return {};
   }

@@ -59,6 +59,7 @@ class LogFixture {
     return position;
   }
 
+  std::string path() const { return temp_.Sub("db"); }
   Log& log() { return *log_; }
   Database& database() { return *database_; }
   test::ManualClock& clock() { return clock_; }
@@ -626,6 +627,36 @@ TEST_CASE("a run that was ingested but not noted is ingested again") {
     CHECK(Must(fixture.log().StreamPositions("s-" + std::to_string(stream), 1, 100)) == expected);
   }
   Must(fixture.log().Verify(nullptr, nullptr));
+}
+
+TEST_CASE("a run that a killed process left is not written over: it may be a name of a live file") {
+  LogFixture fixture(8);
+  for (int i = 0; i < 8; ++i) fixture.Append("s", "x");
+  WaitIndexed(fixture.database(), 8);
+  fixture.Close();
+  std::filesystem::path live;
+  for (const auto& entry : std::filesystem::directory_iterator(fixture.path())) {
+    if (entry.path().extension() == ".sst") live = entry.path();
+  }
+  REQUIRE_FALSE(live.empty());
+  // Runs are counted over the whole process: the next one has one of these names.
+  const auto run = [&](int i) { return fixture.path() + "/run-" + std::to_string(i) + ".tmp"; };
+  constexpr int kRuns = 10'000;
+  for (int i = 0; i < kRuns; ++i) std::filesystem::create_hard_link(live, run(i));
+  SUBCASE("at the start they go") {
+    fixture.Open();
+    for (int i = 0; i < kRuns; ++i) REQUIRE_FALSE(std::filesystem::exists(run(i)));
+  }
+  SUBCASE("and beside a running database they are not opened") {
+    for (int i = 0; i < kRuns; ++i) std::filesystem::remove(run(i));
+    fixture.Open();
+    for (int i = 0; i < kRuns; ++i) std::filesystem::create_hard_link(live, run(i));
+  }
+  for (int i = 8; i < 16; ++i) fixture.Append("s", "x");
+  WaitIndexed(fixture.database(), 16);
+  Must(fixture.database().VerifyChecksums());
+  fixture.Reopen();
+  CHECK(Must(fixture.log().StreamPositions("s", 1, 100)).size() == 16);
 }
 
 // ---- verify
