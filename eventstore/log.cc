@@ -232,8 +232,14 @@ Status Log::Recover() {
     return Fail(ErrorClass::kCorrupt, "the log's last root does not match its entries",
                 "run `leat verify`, and restore the data folder from a backup");
   }
+  published_frontier_ = frontier_;
   next_position_ = record_first_ = size;
   return {};
+}
+
+Status Log::CheckRoom() const {
+  LEAT_TRY(database_->CheckRoom());
+  return index_->CheckRoom();
 }
 
 Result<uint64_t> Log::Add(std::string_view stream, const events::EventView& event) {
@@ -306,8 +312,19 @@ void Log::Seal(Batch* batch) {
   }
 }
 
+void Log::Abandon() {
+  index_->Abandon();
+  entries_.clear();
+  cut_.clear();
+  cut_bytes_ = 0;
+  frontier_ = published_frontier_;
+  next_position_ = record_first_ = size();
+  checkpoint_size_ = std::min(checkpoint_size_, next_position_);
+}
+
 void Log::Publish() {
   if (cut_.empty()) return;
+  published_frontier_ = frontier_;
   bool wake;
   {
     std::lock_guard publishing(publishing_);

@@ -181,6 +181,36 @@ TEST_CASE("what was committed is there after reopening, and what was not is not"
   CHECK(fixture.Append("stream-0", "next") == expected.size());
 }
 
+TEST_CASE("an abandoned commit leaves no trace") {
+  LogFixture fixture;
+  fixture.Append("a", "1");
+  const Hash root = fixture.log().Root();
+  // More than a record, and a stream that nothing else names.
+  const std::string large(200u << 10, 'x');
+  for (int i = 0; i < 3; ++i) Must(fixture.log().Add("a", DataEvent(large).view()));
+  Must(fixture.log().Add("b", DataEvent("never").view()));
+  SUBCASE("before it is sealed") {}
+  SUBCASE("after") {
+    Batch batch(fixture.database());
+    fixture.log().Seal(&batch);
+  }
+  fixture.log().Abandon();
+  CHECK(fixture.log().StagedBytes() == 0);
+  CHECK(fixture.log().NextPosition() == 1);
+  CHECK(Must(fixture.log().StreamVersion("a")) == 1);
+  CHECK(Must(fixture.log().StreamVersion("b")) == 0);
+  fixture.Commit();
+  CHECK(fixture.log().size() == 1);
+  CHECK(fixture.log().Root() == root);
+  CHECK(fixture.Append("b", "2") == 1);
+  fixture.Append("a", "3");
+  CHECK(ReadData(fixture.log()) == std::vector<std::string>{"1", "2", "3"});
+  CHECK(Must(fixture.log().StreamPositions("a", 1, 10)) == std::vector<uint64_t>{0, 2});
+  Must(fixture.log().Verify(nullptr, nullptr));
+  fixture.Reopen();
+  CHECK(ReadData(fixture.log()) == std::vector<std::string>{"1", "2", "3"});
+}
+
 TEST_CASE("a log that is created anew has another incarnation") {
   LogFixture a, b;
   CHECK(a.log().incarnation() != b.log().incarnation());
@@ -501,6 +531,8 @@ TEST_CASE("what a stream's index tells can be read at once") {
       cursor.Seek(positions->front());
       const auto found = cursor.Next(&event);
       if (!found || !*found) ++unreadable;
+      const auto newest = fixture.log().StreamPositionsBackward("s", UINT64_MAX, 1);
+      if (newest->front() >= fixture.log().size()) ++unreadable;
     }
   };
   {
@@ -609,6 +641,32 @@ TEST_CASE("listing merges what is in memory with what is ingested") {
   CHECK(text == "abdefh");
 }
 
+TEST_CASE("a run that cannot be written is tried again, and holds the writer when too many wait") {
+  constexpr uint64_t kRun = 4;
+  LogFixture fixture(kRun);
+  // Folders that cannot be removed stand where the runs would.
+  const auto run = [&](int i) { return fixture.path() + "/run-" + std::to_string(i) + ".tmp"; };
+  constexpr int kRuns = 200;
+  for (int i = 0; i < kRuns; ++i) std::filesystem::create_directories(run(i) + "/full");
+  uint64_t taken = 0;
+  while (fixture.log().CheckRoom()) {
+    REQUIRE(taken < 100 * kRun);
+    fixture.Append("s", std::to_string(taken++));
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  CHECK(test::ClassOf(fixture.log().CheckRoom()) == ErrorClass::kExhausted);
+  CHECK(taken >= 8 * kRun);
+  CHECK(Must(fixture.log().StreamPositions("s", 1, 1000)).size() == taken);
+  for (int i = 0; i < kRuns; ++i) std::filesystem::remove_all(run(i));
+  // The run that failed, and not only a next one.
+  WaitIndexed(fixture.database(), kRun);
+  fixture.Append("s", "x");
+  WaitIndexed(fixture.database(), taken);
+  Must(fixture.log().CheckRoom());
+  fixture.Reopen();
+  CHECK(Must(fixture.log().StreamPositions("s", 1, 1000)).size() == taken + 1);
+}
+
 TEST_CASE("a run that was ingested but not noted is ingested again") {
   // A crash between the two steps: the note is taken away.
   LogFixture fixture(8);
@@ -639,9 +697,8 @@ TEST_CASE("a run that a killed process left is not written over: it may be a nam
     if (entry.path().extension() == ".sst") live = entry.path();
   }
   REQUIRE_FALSE(live.empty());
-  // Runs are counted over the whole process: the next one has one of these names.
   const auto run = [&](int i) { return fixture.path() + "/run-" + std::to_string(i) + ".tmp"; };
-  constexpr int kRuns = 10'000;
+  constexpr int kRuns = 8;
   for (int i = 0; i < kRuns; ++i) std::filesystem::create_hard_link(live, run(i));
   SUBCASE("at the start they go") {
     fixture.Open();
