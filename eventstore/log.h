@@ -109,7 +109,7 @@ class Log {
   Result<std::vector<uint64_t>> StreamPositionsBackward(std::string_view stream,
                                                         uint64_t below_version,
                                                         size_t count_max) const {
-    return index_->Backward(stream, below_version, count_max);
+    return Visible(index_->Backward(stream, below_version, count_max));
   }
   Result<uint64_t> PublishedVersion(std::string_view stream) const {
     return Visible(index_->PublishedVersion(stream));
