@@ -250,15 +250,6 @@ class RocksDatabase final : public Database {
     return {};
   }
 
-  uint64_t ApproximateBytes() const override {
-    uint64_t total = 0;
-    for (auto* handle : handles_) {
-      uint64_t bytes = 0;
-      if (db_->GetIntProperty(handle, "rocksdb.total-sst-files-size", &bytes)) total += bytes;
-    }
-    return total;
-  }
-
   rocksdb::ColumnFamilyHandle* Handle(Family family) const {
     return handles_[static_cast<size_t>(family)];
   }

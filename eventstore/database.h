@@ -130,7 +130,6 @@ class Database {
   virtual Status VerifyChecksums() const = 0;
   // Writes all that is in memory to files.
   virtual Status Flush() = 0;
-  virtual uint64_t ApproximateBytes() const = 0;
 };
 
 // The least key above every key that starts with `prefix`; empty when there is none.

@@ -162,15 +162,6 @@ void EmbeddedTransport::Unmount(std::string_view topic, uint32_t partition) {
   if (found->second.mounted.empty()) topics_.erase(found);
 }
 
-const eventstore::Log* EmbeddedTransport::MountedLog(std::string_view topic,
-                                                     uint32_t partition) const {
-  std::lock_guard lock(mutex_);
-  const auto found = topics_.find(topic);
-  if (found == topics_.end()) return nullptr;
-  const auto log = found->second.mounted.find(partition);
-  return log == found->second.mounted.end() ? nullptr : log->second;
-}
-
 Status EmbeddedTransport::Create(std::string_view topic, uint32_t partitions,
                                  std::string_view owner) {
   LEAT_TRY(events::CheckTopicName(topic));

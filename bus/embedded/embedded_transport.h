@@ -39,11 +39,9 @@ class EmbeddedTransport final : public Transport {
   Status PublishAt(std::string_view topic, uint32_t partition, uint64_t offset,
                    std::vector<events::Event> events) override;
 
-  // The logs below, for verification: the shared one and the mounted ones, by name.
+  // For verification: the files below, and the log of all topics that are not mounted.
   Status VerifyFiles() const;
   const eventstore::Log& shared_log() const { return store_->log(); }
-  // The mounted log of a partition; null when it is not mounted.
-  const eventstore::Log* MountedLog(std::string_view topic, uint32_t partition) const;
 
  private:
   struct Topic {

@@ -39,9 +39,6 @@ TEST_CASE("a mounted log is a topic") {
   const auto end = Must(transport->End("facts", 0));
   CHECK(end.offset == 2);
   CHECK(end.incarnation == shard->log()->incarnation());
-  CHECK(transport->MountedLog("facts", 0) == shard->log());
-  CHECK(transport->MountedLog("facts", 1) == nullptr);
-  CHECK(transport->MountedLog("others", 0) == nullptr);
   {
     const auto subscription = Must(transport->Subscribe("facts", 0, 0));
     MessageBatch batch;
