@@ -386,12 +386,15 @@ std::shared_ptr<const std::string> Log::RecentAt(uint64_t position) const {
 Status LogCursor::Load(uint64_t position) {
   std::shared_ptr<const std::string> bytes = log_->RecentAt(position);
   if (bytes == nullptr) {
-    // Far behind: an iterator, kept from record to record.
+    // Far behind: an iterator, kept from record to record. Who reads on from one record to the next gets them read ahead;
+    // who jumps gets the one.
     const std::string key = PositionKey(position);
-    const bool at_hand = iterator_ != nullptr && iterator_->Valid() && iterator_->key() == key;
+    Database::IterateOptions options;
+    options.scan = record_ != nullptr && position == first_ + count_;
+    const bool at_hand = iterator_ != nullptr && options.scan == scanning_ && iterator_->Valid() &&
+                         iterator_->key() == key;
     if (!at_hand) {
-      Database::IterateOptions options;
-      options.scan = true;
+      scanning_ = options.scan;
       iterator_ = log_->database_->NewIterator(Family::kLog, options);
       iterator_->SeekForPrev(key);
       LEAT_TRY(iterator_->status());

@@ -208,6 +208,7 @@ class LogCursor {
   std::string_view source_;
   std::vector<Entry> entries_;
   std::unique_ptr<Iterator> iterator_;
+  bool scanning_ = false;  // iterator_ reads ahead
 };
 
 }  // namespace leat::eventstore
