@@ -93,6 +93,8 @@ class Log {
   bool WaitFor(uint64_t position, std::chrono::milliseconds timeout) const;
   // Makes every WaitFor that is under way return: for whoever stops a reader.
   void Wake() const;
+  // LogOptions::source.
+  const std::string& source() const { return options_.source; }
   // New whenever a log is created: positions of another life are not its.
   uint32_t incarnation() const { return incarnation_; }
   // The tree hash over all published entries.
