@@ -1,6 +1,7 @@
 #include "runtime/decider_runner.h"
 
 #include "core/log.h"
+#include "runtime/retry.h"
 
 namespace leat::runtime {
 
@@ -142,7 +143,7 @@ Status DeciderRunner::Run(std::stop_token stop) {
     const bool staged = status_.applied() < position_.next;
     limits.timeout = staged && !continues ? std::chrono::milliseconds(0)
                                           : bus::PollLimits().timeout;
-    LEAT_TRY(subscription->Poll(limits, &batch));
+    LEAT_TRY(PollWithRetry(stop, shard_->name(), subscription.get(), limits, &batch));
     for (const bus::Message& message : batch.messages) {
       if (message.offset < position_.next) continue;
       if (message.offset >= options_.stop_at) break;

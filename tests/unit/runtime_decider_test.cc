@@ -506,6 +506,86 @@ TEST_CASE("a gap in the input stops the runner") {
   CHECK(Must(shard->Input("asked", 0)).next == before);
 }
 
+// A transport of which some calls fail for a while.
+class Unsteady final : public bus::Transport {
+ public:
+  explicit Unsteady(bus::Transport* inner) : inner_(inner) {}
+
+  std::atomic<int> polls_to_fail{0};
+  std::atomic<int> publishes_to_lose{0};  // never arrive
+  std::atomic<int> confirms_to_lose{0};   // arrive, and nobody hears of it
+
+  bus::Features features() const override { return inner_->features(); }
+  Status CreateTopic(std::string_view topic, uint32_t partitions) override {
+    return inner_->CreateTopic(topic, partitions);
+  }
+  Result<std::vector<bus::TopicInfo>> Topics() override { return inner_->Topics(); }
+  Result<std::vector<events::Position>> Publish(std::string_view topic,
+                                                const std::vector<events::Event>& events) override {
+    return inner_->Publish(topic, events);
+  }
+  Status PublishAt(std::string_view topic, uint32_t partition, uint64_t offset,
+                   std::vector<events::Event> events) override {
+    if (publishes_to_lose > 0) {
+      --publishes_to_lose;
+      return Fail(ErrorClass::kUnavailable, "no broker");
+    }
+    LEAT_TRY(inner_->PublishAt(topic, partition, offset, std::move(events)));
+    if (confirms_to_lose == 0) return {};
+    --confirms_to_lose;
+    return Fail(ErrorClass::kUnavailable, "no answer");
+  }
+  Result<std::unique_ptr<bus::Subscription>> Subscribe(std::string_view topic, uint32_t partition,
+                                                       uint64_t offset) override {
+    LEAT_ASSIGN(auto subscription, inner_->Subscribe(topic, partition, offset));
+    return std::make_unique<Failing>(std::move(subscription), &polls_to_fail);
+  }
+  Result<bus::PartitionEnd> End(std::string_view topic, uint32_t partition) override {
+    return inner_->End(topic, partition);
+  }
+
+ private:
+  class Failing final : public bus::Subscription {
+   public:
+    Failing(std::unique_ptr<bus::Subscription> inner, std::atomic<int>* left)
+        : inner_(std::move(inner)), left_(left) {}
+    Status Poll(const bus::PollLimits& limits, bus::MessageBatch* batch) override {
+      if (*left_ == 0) return inner_->Poll(limits, batch);
+      --*left_;
+      return Fail(ErrorClass::kUnavailable, "no broker");
+    }
+    void Seek(uint64_t offset) override { inner_->Seek(offset); }
+    void Wake() override { inner_->Wake(); }
+
+   private:
+    std::unique_ptr<bus::Subscription> inner_;
+    std::atomic<int>* left_;
+  };
+  bus::Transport* inner_;
+};
+
+TEST_CASE("a runner waits for a transport that is away, and stops when it is told to") {
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("asked", 1));
+  Unsteady unsteady(transport.get());
+  Expected expected;
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  unsteady.polls_to_fail = 3;
+  {
+    DeciderRunner runner(shard.get(), &counter, &unsteady, Input());
+    Must(runner.Start());
+    Publish(*transport, &expected, "a", 2);
+    REQUIRE(runner.status().WaitApplied(1, kPatience));
+    CHECK(runner.status().error().has_value());
+    CHECK(unsteady.polls_to_fail == 0);
+    unsteady.polls_to_fail = 1'000'000;
+    while (unsteady.polls_to_fail == 1'000'000) std::this_thread::yield();
+  }
+  CHECK(ReadLog(*shard->log()) == expected.events);
+}
+
 // ---- relay and rebuild
 
 class Relayed {
@@ -586,6 +666,24 @@ TEST_CASE("the relay publishes everything once, over restarts at any moment") {
   REQUIRE_FALSE(batch.messages.empty());
   CHECK(batch.messages[0].event.streamversion == 1);
   CHECK(events::EventId(batch.messages[0].event).starts_with("asked/0@"));
+}
+
+TEST_CASE("a relay goes on after a transport that was away, whatever had arrived") {
+  Relayed world;
+  world.Ask("a", 3);
+  world.Run(false);
+  Unsteady unsteady(&world.transport());
+  unsteady.publishes_to_lose = 2;
+  unsteady.confirms_to_lose = 1;
+  {
+    Relay relay(world.shard().log(), &unsteady, "counted", 0);
+    Must(relay.Start());
+    REQUIRE(relay.status().WaitApplied(3, kPatience));
+    CHECK(relay.status().error().has_value());
+  }
+  world.Ask("a", 1);
+  world.Run();
+  world.CheckAll();
 }
 
 TEST_CASE("a relay does not start on a topic that is longer than its log") {
