@@ -15,7 +15,7 @@ constexpr size_t kEventOverheadBytes = 256;  // of a queued event besides its da
 
 std::string KeyRow(const Append& append) { return append.stream + '\0' + append.idempotency_key; }
 
-// What makes two appends the same: everything but ids, times and traces, which a retry makes anew.
+// What makes two appends the same: what is said, and not what a retry makes anew (ids, times, traces) nor who says it.
 Hash ContentHash(const Append& append) {
   std::string content;
   for (const events::Event& event : append.events) {

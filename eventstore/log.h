@@ -122,7 +122,7 @@ class Log {
   }
 
   // Reads everything and checks checksums, positions, stream versions and every root. `noted`: a root noted outside at
-  // that size must be met. Errors: kCorrupt, naming the place; kInvalid for a size beyond the log.
+  // that size must be met. Errors: kCorrupt, naming the place; also for a size beyond the log: its tail was cut.
   struct NotedRoot {
     uint64_t size = 0;
     Hash root;
