@@ -50,7 +50,7 @@ struct MessageBatch {
 
 struct PollLimits {
   size_t messages_max = 1024;   // at least 1
-  size_t bytes_max = 8u << 20;  // at least one message is given whatever its size
+  size_t bytes_max = 8u << 20;  // of memory that the batch holds; at least one message is given whatever its size
   std::chrono::milliseconds timeout{100};
 };
 
@@ -100,7 +100,8 @@ class Publisher {
 class Transport : public Publisher, public Subscriber {
  public:
   virtual Features features() const = 0;
-  // Fine when the topic exists with as many partitions. Errors: kConflict (other partitions), kInvalid (name).
+  // Fine when the topic exists with as many partitions. Errors: kConflict (other partitions), kInvalid (name), kExhausted
+  // (too many of them).
   virtual Status CreateTopic(std::string_view topic, uint32_t partitions) = 0;
   virtual Result<std::vector<TopicInfo>> Topics() = 0;
 };

@@ -532,6 +532,7 @@ Result<Event> EventFromDom(const json& object) {
       return Invalid(name.substr(0, 64) + ": is not a CloudEvents attribute",
                      "extension names are lower-case letters and digits");
     }
+    if (value.is_null()) continue;
     if (value.is_structured()) return Invalid(name + ": an extension is a string, number or bool");
     if (extensions.size() == kExtensionsMax) return Invalid("more extensions than allowed");
     extensions.emplace_back(name, value.is_string() ? value.get<std::string>() : value.dump());
@@ -617,6 +618,10 @@ Result<std::vector<Event>> EventsFromJson(std::string_view text) {
     LEAT_ASSIGN(Event event, EventFromDom(dom));
     out.push_back(std::move(event));
     return out;
+  }
+  if (dom.size() > kEventsMax) {
+    return Invalid("these are " + std::to_string(dom.size()) + " events",
+                   "at most " + std::to_string(kEventsMax) + " at once: publish them in parts");
   }
   for (size_t i = 0; i < dom.size(); ++i) {
     auto event = EventFromDom(dom[i]);

@@ -11,6 +11,9 @@
 
 namespace leat::events {
 
+// How many events one publish may hold.
+inline constexpr size_t kEventsMax = 10'000;
+
 // `text` as a JSON string with its quotes, appended. Bytes that are no UTF-8 become U+FFFD.
 void AppendJsonString(std::string_view text, std::string* out);
 
@@ -25,8 +28,8 @@ Result<std::string> DataFromJson(std::string_view type, std::string_view json);
 // Structured JSON (application/cloudevents+json), one line. `position` may be empty. Data of a registered Protobuf type
 // is written as JSON under "data"; other JSON data as it is; other bytes as "data_base64".
 std::string EventToJson(const EventView& event, std::string_view position = {});
-// One CloudEvent or an array of them, structured. What may be absent and is: id (a UUIDv7 is made), source ("leat"),
-// time (now). The type must be registered, and the data, if JSON, is turned into Protobuf. Errors: kInvalid, naming the
+// One CloudEvent or an array of up to kEventsMax, structured. What may be absent and is: id (a UUIDv7 is made), source ("leat"),
+// time (now); an attribute that is null is absent. The type must be registered, and the data, if JSON, is turned into Protobuf. Errors: kInvalid, naming the
 // attribute.
 Result<std::vector<Event>> EventsFromJson(std::string_view json);
 // The same checks for an event that was put together elsewhere: a registered type and data that is its message.

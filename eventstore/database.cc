@@ -41,16 +41,27 @@ std::unexpected<Error> ToError(const rocksdb::Status& status, const std::string&
   return Fail(ErrorClass::kInternal, message);
 }
 
-// Errors: kExhausted when the disk of `path` has less room than that.
-Status CheckRoom(const std::string& path, uint64_t bytes) {
+// A sorted run that is being written lies beside the database's files under this name.
+constexpr std::string_view kRunPrefix = "run-";
+constexpr std::string_view kRunSuffix = ".tmp";
+
+// What a killed process left. Such a file may be a second name of a live one: a run is hard-linked into the database
+// before its own name goes, so writing into it would destroy the live file. Only for the holder of the database.
+void RemoveLeftRuns(const std::string& path) {
+  std::error_code ignored;
+  std::vector<std::filesystem::path> left;
+  for (const auto& entry : std::filesystem::directory_iterator(path, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(kRunPrefix) && name.ends_with(kRunSuffix)) left.push_back(entry.path());
+  }
+  for (const auto& run : left) std::filesystem::remove(run, ignored);
+}
+
+// The room on the disk of `path`, and all there can be when nobody knows: then the write itself will tell.
+uint64_t FreeBytes(const std::string& path) {
   struct statvfs disk;
-  if (statvfs(path.c_str(), &disk) != 0) return {};  // the write itself will tell
-  const uint64_t room = static_cast<uint64_t>(disk.f_bavail) * disk.f_frsize;
-  if (room >= bytes) return {};
-  return Fail(ErrorClass::kExhausted,
-              "the disk of " + path + " is full: " + std::to_string(room >> 20) +
-                  " MiB left, and " + std::to_string(bytes >> 20) + " MiB are wanted",
-              "free some disk space and start again");
+  if (statvfs(path.c_str(), &disk) != 0) return UINT64_MAX;
+  return static_cast<uint64_t>(disk.f_bavail) * disk.f_frsize;
 }
 
 class RocksResources final : public Resources {
@@ -149,8 +160,8 @@ rocksdb::ColumnFamilyOptions FamilyOptions(Family family, const RocksResources& 
 
 class RocksDatabase final : public Database {
  public:
-  RocksDatabase(std::string path, std::shared_ptr<RocksResources> resources)
-      : path_(std::move(path)), resources_(std::move(resources)) {}
+  RocksDatabase(const DatabaseOptions& options, std::shared_ptr<RocksResources> resources)
+      : path_(options.path), free_bytes_(options.free_bytes), resources_(std::move(resources)) {}
 
   ~RocksDatabase() override {
     if (db_ == nullptr) return;
@@ -183,9 +194,20 @@ class RocksDatabase final : public Database {
       return ToError(status, "opening " + path_);
     }
     db_.reset(db);
+    RemoveLeftRuns(path_);
     return {};
   }
 
+  Status CheckRoom() const override { return CheckRoom(kDiskReserveBytes); }
+  // Errors: kExhausted when the disk has less room than that.
+  Status CheckRoom(uint64_t bytes) const {
+    const uint64_t room = free_bytes_ ? free_bytes_() : FreeBytes(path_);
+    if (room >= bytes) return {};
+    return Fail(ErrorClass::kExhausted,
+                "the disk of " + path_ + " is full: " + std::to_string(room >> 20) +
+                    " MiB left, and " + std::to_string(bytes >> 20) + " MiB are wanted",
+                "free some disk space and try again");
+  }
   Status Write(Batch& batch, bool sync) override;
 
   Result<bool> Get(Family family, std::string_view key, std::string* value,
@@ -228,24 +250,18 @@ class RocksDatabase final : public Database {
     return {};
   }
 
-  uint64_t ApproximateBytes() const override {
-    uint64_t total = 0;
-    for (auto* handle : handles_) {
-      uint64_t bytes = 0;
-      if (db_->GetIntProperty(handle, "rocksdb.total-sst-files-size", &bytes)) total += bytes;
-    }
-    return total;
-  }
-
   rocksdb::ColumnFamilyHandle* Handle(Family family) const {
     return handles_[static_cast<size_t>(family)];
   }
   rocksdb::DB* db() const { return db_.get(); }
   const std::string& path() const { return path_; }
+  uint64_t NextRun() { return next_run_++; }
 
  private:
   const std::string path_;
+  const std::function<uint64_t()> free_bytes_;
   const std::shared_ptr<RocksResources> resources_;
+  std::atomic<uint64_t> next_run_{0};
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> handles_;
 };
@@ -259,14 +275,18 @@ class RocksSortedRun final : public Database::SortedRun {
         family_(family),
         writer_(rocksdb::EnvOptions(), database->db()->GetOptions(database->Handle(family)),
                 database->Handle(family)) {
-    static std::atomic<uint64_t> next{0};
-    path_ = database->path() + "/run-" + std::to_string(next++) + ".tmp";
+    path_ = database->path() + "/" + std::string(kRunPrefix) +
+            std::to_string(database->NextRun()) + std::string(kRunSuffix);
   }
   ~RocksSortedRun() override {
     std::error_code ignored;
     std::filesystem::remove(path_, ignored);
   }
   Status Open() {
+    // Opening truncates, and the name may still be one of a live file.
+    std::error_code error;
+    std::filesystem::remove(path_, error);
+    if (error) return Fail(ErrorClass::kInternal, "removing " + path_ + ": " + error.message());
     if (const auto status = writer_.Open(path_); !status.ok()) return ToError(status, path_);
     return {};
   }
@@ -327,7 +347,6 @@ size_t Batch::SizeBytes() const { return impl_->batch.GetDataSize(); }
 bool Batch::Empty() const { return impl_->batch.Count() == 0; }
 
 Status RocksDatabase::Write(Batch& batch, bool sync) {
-  LEAT_TRY(CheckRoom(path_, kDiskReserveBytes));
   rocksdb::WriteOptions options;
   options.sync = sync;
   options.memtable_insert_hint_per_batch = true;  // batches come sorted
@@ -352,10 +371,9 @@ Result<std::unique_ptr<Database>> Database::Open(const DatabaseOptions& options)
                 "name a folder that can be written");
   }
   auto database = std::make_unique<RocksDatabase>(
-      options.path, options.resources
-                        ? std::static_pointer_cast<RocksResources>(options.resources)
-                        : defaults);
-  LEAT_TRY(CheckRoom(options.path, kDiskToOpenBytes));
+      options, options.resources ? std::static_pointer_cast<RocksResources>(options.resources)
+                                 : defaults);
+  LEAT_TRY(database->CheckRoom(kDiskToOpenBytes));
   LEAT_TRY(database->Open(options.create, options.strict_recovery));
   return database;
 }

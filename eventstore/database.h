@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -76,7 +77,7 @@ class Resources {
   virtual ~Resources() = default;
 };
 
-// What a write leaves free, for what is in memory and has yet to be written to files and compacted; and what opening wants.
+// What stays free for what is in memory and has yet to be written to files and compacted; and what opening wants.
 inline constexpr uint64_t kDiskReserveBytes = 64u << 20;
 inline constexpr uint64_t kDiskToOpenBytes = 16u << 20;
 
@@ -86,7 +87,8 @@ struct DatabaseOptions {
   // What to do with a damaged record in the middle of the write-ahead log: true refuses to open, so that nothing that was
   // acknowledged is lost in silence; false goes back to the state before it, which a projection can do.
   bool strict_recovery = true;
-  std::shared_ptr<Resources> resources;  // null: the process-wide default of 256 MiB and 512 MiB
+  std::function<uint64_t()> free_bytes;  // how much room the disk has, from any thread; empty: as the system tells
+  std::shared_ptr<Resources> resources;  // null: the process-wide default of 256 MiB and 768 MiB
 };
 
 // Thread-safe. One process at a time holds a database.
@@ -96,8 +98,11 @@ class Database {
   static Result<std::unique_ptr<Database>> Open(const DatabaseOptions& options);
   virtual ~Database() = default;
 
-  // Applies the batch. Synced: it is on the disk when this returns. Refused while the disk has less than
-  // kDiskReserveBytes left: RocksDB's background work may not meet a full disk. Errors: kExhausted, kInternal.
+  // What whoever is going to write asks first, before anything is half done: RocksDB's background work may not meet a full
+  // disk. Errors: kExhausted while the disk has less than kDiskReserveBytes left; may be asked again.
+  virtual Status CheckRoom() const = 0;
+  // Applies the batch. Synced: it is on the disk when this returns. After an error nobody knows whether it was applied.
+  // Errors: kExhausted, kInternal.
   virtual Status Write(Batch& batch, bool sync) = 0;
   // False when there is no such key. `snapshot` null: the newest state.
   virtual Result<bool> Get(Family family, std::string_view key, std::string* value,
@@ -125,7 +130,6 @@ class Database {
   virtual Status VerifyChecksums() const = 0;
   // Writes all that is in memory to files.
   virtual Status Flush() = 0;
-  virtual uint64_t ApproximateBytes() const = 0;
 };
 
 // The least key above every key that starts with `prefix`; empty when there is none.

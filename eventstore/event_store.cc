@@ -15,7 +15,7 @@ constexpr size_t kEventOverheadBytes = 256;  // of a queued event besides its da
 
 std::string KeyRow(const Append& append) { return append.stream + '\0' + append.idempotency_key; }
 
-// What makes two appends the same: everything but ids, times and traces, which a retry makes anew.
+// What makes two appends the same: what is said, and not what a retry makes anew (ids, times, traces) nor who says it.
 Hash ContentHash(const Append& append) {
   std::string content;
   for (const events::Event& event : append.events) {
@@ -122,38 +122,46 @@ void EventStore::WriteLoop() {
   }
 }
 
+Status EventStore::error() const {
+  std::lock_guard lock(mutex_);
+  return failed_;
+}
+
 // Group commit: all that queued while the disk was busy goes into one packed record and one synced write.
 void EventStore::Commit(std::vector<Request>* requests) {
   std::vector<Result<std::vector<Appended>>> results;
   results.reserve(requests->size());
+  if (auto status = CommitAll(*requests, &results); !status) {
+    // Nothing of this commit is there, whatever was staged of it before.
+    results.assign(requests->size(), std::unexpected(status.error()));
+  }
+  for (size_t i = 0; i < requests->size(); ++i) (*requests)[i].done(std::move(results[i]));
+}
+
+Status EventStore::CommitAll(const std::vector<Request>& requests,
+                             std::vector<Result<std::vector<Appended>>>* results) {
+  LEAT_TRY(error());
+  LEAT_TRY(log_->CheckRoom());
   Batch batch(*database_);
   staged_keys_.clear();
   const uint64_t before = log_->NextPosition();
-  for (const Request& request : *requests) {
-    if (!failed_) {
-      results.push_back(std::unexpected(failed_.error()));
-    } else {
-      results.push_back(Stage(request, &batch));
+  for (const Request& request : requests) {
+    const uint64_t staged = log_->NextPosition();
+    results->push_back(Stage(request, &batch));
+    if (!results->back() && log_->NextPosition() != staged) {  // half a request
+      log_->Abandon();
+      return std::unexpected(results->back().error());
     }
   }
-  if (!failed_) {
-    // Nothing of this commit is written, whatever was staged of it before.
-    for (auto& result : results) {
-      if (result) result = std::unexpected(failed_.error());
-    }
+  if (log_->NextPosition() == before) return {};
+  log_->Seal(&batch);
+  if (auto status = database_->Write(batch, true); !status) {
+    std::lock_guard lock(mutex_);
+    failed_ = std::unexpected(status.error().WithContext("the event store stopped"));
+    return failed_;
   }
-  if (failed_ && log_->NextPosition() != before) {
-    log_->Seal(&batch);
-    if (auto status = database_->Write(batch, true); status) {
-      log_->Publish();
-    } else {
-      failed_ = std::unexpected(status.error().WithContext("the event store stopped"));
-      for (auto& result : results) {
-        if (result) result = std::unexpected(failed_.error());
-      }
-    }
-  }
-  for (size_t i = 0; i < requests->size(); ++i) (*requests)[i].done(std::move(results[i]));
+  log_->Publish();
+  return {};
 }
 
 Result<std::vector<Appended>> EventStore::Stage(const Request& request, Batch* batch) {
@@ -231,10 +239,7 @@ Result<std::vector<Appended>> EventStore::Stage(const Request& request, Batch* b
     const Append& append = request.appends[i];
     out[i].first_position = log_->NextPosition();
     for (const events::Event& event : append.events) {
-      if (auto added = log_->Add(append.stream, event.view()); !added) {
-        failed_ = std::unexpected(added.error());  // half a request is staged: nothing may be written
-        return std::unexpected(added.error());
-      }
+      LEAT_TRY(log_->Add(append.stream, event.view()));
     }
     if (!append.idempotency_key.empty()) {
       const std::string row = KeyRow(append);

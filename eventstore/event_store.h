@@ -51,10 +51,14 @@ class EventStore {
   using Done = std::function<void(Result<std::vector<Appended>>)>;
   // One atomic commit over several streams: all or nothing. `done` is called from the writer thread once the commit is on
   // the disk and visible, or with the error; it must not block. When kQueueBytesMax are waiting, the caller waits.
-  // Errors: kConflict (the message names the actual version; or the key came with other content), kInvalid, kExhausted.
+  // Errors: kConflict (the message names the actual version; or the key came with other content), kInvalid, kExhausted
+  // (no room now: may be tried again); and error().
   void AppendAsync(std::vector<Append> appends, Done done);
   Result<std::vector<Appended>> AppendAll(std::vector<Append> appends);
   Result<Appended> AppendOne(Append append);
+
+  // What stopped the store: after a failed write nothing else is tried, until it is opened anew.
+  Status error() const;
 
   const Log& log() const { return *log_; }
   Database& database() { return *database_; }
@@ -68,19 +72,21 @@ class EventStore {
   EventStore() = default;
   void WriteLoop();
   void Commit(std::vector<Request>* requests);
+  Status CommitAll(const std::vector<Request>& requests,
+                   std::vector<Result<std::vector<Appended>>>* results);
   Result<std::vector<Appended>> Stage(const Request& request, Batch* batch);
 
   std::unique_ptr<Database> database_;
   std::unique_ptr<Log> log_;
   std::unordered_map<std::string, std::string> staged_keys_;  // writer: of the commit being made
-  Status failed_;                                             // writer: after a failed write nothing else is tried
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable work_;
   std::condition_variable room_;
   std::vector<Request> queue_;  // guarded by mutex_
   size_t queue_bytes_ = 0;      // guarded by mutex_
   bool stopping_ = false;       // guarded by mutex_
+  Status failed_;               // guarded by mutex_; set by the writer
   std::thread writer_;
 };
 

@@ -232,8 +232,14 @@ Status Log::Recover() {
     return Fail(ErrorClass::kCorrupt, "the log's last root does not match its entries",
                 "run `leat verify`, and restore the data folder from a backup");
   }
+  published_frontier_ = frontier_;
   next_position_ = record_first_ = size;
   return {};
+}
+
+Status Log::CheckRoom() const {
+  LEAT_TRY(database_->CheckRoom());
+  return index_->CheckRoom();
 }
 
 Result<uint64_t> Log::Add(std::string_view stream, const events::EventView& event) {
@@ -306,8 +312,19 @@ void Log::Seal(Batch* batch) {
   }
 }
 
+void Log::Abandon() {
+  index_->Abandon();
+  entries_.clear();
+  cut_.clear();
+  cut_bytes_ = 0;
+  frontier_ = published_frontier_;
+  next_position_ = record_first_ = size();
+  checkpoint_size_ = std::min(checkpoint_size_, next_position_);
+}
+
 void Log::Publish() {
   if (cut_.empty()) return;
+  published_frontier_ = frontier_;
   bool wake;
   {
     std::lock_guard publishing(publishing_);
@@ -369,12 +386,15 @@ std::shared_ptr<const std::string> Log::RecentAt(uint64_t position) const {
 Status LogCursor::Load(uint64_t position) {
   std::shared_ptr<const std::string> bytes = log_->RecentAt(position);
   if (bytes == nullptr) {
-    // Far behind: an iterator, kept from record to record.
+    // Far behind: an iterator, kept from record to record. Who reads on from one record to the next gets them read ahead;
+    // who jumps gets the one.
     const std::string key = PositionKey(position);
-    const bool at_hand = iterator_ != nullptr && iterator_->Valid() && iterator_->key() == key;
+    Database::IterateOptions options;
+    options.scan = record_ != nullptr && position == first_ + count_;
+    const bool at_hand = iterator_ != nullptr && options.scan == scanning_ && iterator_->Valid() &&
+                         iterator_->key() == key;
     if (!at_hand) {
-      Database::IterateOptions options;
-      options.scan = true;
+      scanning_ = options.scan;
       iterator_ = log_->database_->NewIterator(Family::kLog, options);
       iterator_->SeekForPrev(key);
       LEAT_TRY(iterator_->status());

@@ -60,19 +60,24 @@ struct VerifyReport {
 
 class LogCursor;
 
-// One writer thread calls Add, Seal, Publish and StreamVersion; all else is thread-safe.
+// One writer thread calls what says so; all else is thread-safe.
 class Log {
  public:
   // `database` must outlive it. Creates the log's identity on first use. Errors: kCorrupt, kUnsupported (newer format).
   static Result<std::unique_ptr<Log>> Open(Database* database, LogOptions options);
   ~Log();
 
+  // Writer: whether a commit may be made now. Errors, which pass: kExhausted (the disk is full, or the stream index is too
+  // far behind because it cannot be written).
+  Status CheckRoom() const;
   // Writer: appends an event to the commit being made, as the stream's next; its position. `event.subject` is left out
   // of the stored bytes when it is the stream's name. Errors: kInvalid (bad stream name), kCorrupt.
   Result<uint64_t> Add(std::string_view stream, const events::EventView& event);
-  // Writer: puts the commit's records in `batch`. After the batch was written, Publish; if it was not, the log must not
-  // be used any further.
+  // Writer: puts the commit's records in `batch`. After the batch was written, Publish; if writing it failed, the log must
+  // not be used any further.
   void Seal(Batch* batch);
+  // Writer: drops the commit being made, as if nothing had been added. Not after a write of it was tried.
+  void Abandon();
   // Writer: what was sealed becomes visible to readers.
   void Publish();
   // Writer: the number of events in a stream, those of the commit being made among them.
@@ -88,6 +93,8 @@ class Log {
   bool WaitFor(uint64_t position, std::chrono::milliseconds timeout) const;
   // Makes every WaitFor that is under way return: for whoever stops a reader.
   void Wake() const;
+  // LogOptions::source.
+  const std::string& source() const { return options_.source; }
   // New whenever a log is created: positions of another life are not its.
   uint32_t incarnation() const { return incarnation_; }
   // The tree hash over all published entries.
@@ -104,7 +111,7 @@ class Log {
   Result<std::vector<uint64_t>> StreamPositionsBackward(std::string_view stream,
                                                         uint64_t below_version,
                                                         size_t count_max) const {
-    return index_->Backward(stream, below_version, count_max);
+    return Visible(index_->Backward(stream, below_version, count_max));
   }
   Result<uint64_t> PublishedVersion(std::string_view stream) const {
     return Visible(index_->PublishedVersion(stream));
@@ -115,7 +122,7 @@ class Log {
   }
 
   // Reads everything and checks checksums, positions, stream versions and every root. `noted`: a root noted outside at
-  // that size must be met. Errors: kCorrupt, naming the place; kInvalid for a size beyond the log.
+  // that size must be met. Errors: kCorrupt, naming the place; also for a size beyond the log: its tail was cut.
   struct NotedRoot {
     uint64_t size = 0;
     Hash root;
@@ -156,6 +163,7 @@ class Log {
   std::vector<RecentRecord> cut_;
   size_t cut_bytes_ = 0;
   MerkleFrontier frontier_;
+  MerkleFrontier published_frontier_;  // before the commit being made
   uint64_t checkpoint_size_ = 0;
   int64_t last_commit_time_us_ = 0;
 
@@ -202,6 +210,7 @@ class LogCursor {
   std::string_view source_;
   std::vector<Entry> entries_;
   std::unique_ptr<Iterator> iterator_;
+  bool scanning_ = false;  // iterator_ reads ahead
 };
 
 }  // namespace leat::eventstore

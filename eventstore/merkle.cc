@@ -16,7 +16,6 @@ Hash NodeHash(const Hash& left, const Hash& right) {
 
 }  // namespace
 
-Hash LeafHash(std::string_view entry) { return core::Sha256(kLeafPrefix, entry); }
 Hash LeafHash(std::string_view context, std::string_view entry) {
   return core::Sha256(kLeafPrefix, context, entry);
 }

@@ -1,4 +1,4 @@
-// The Merkle tree over a log's entries (RFC 9162, section 2.1): SHA-256, leaves H(0x00 || entry), nodes
+// The Merkle tree over a log's entries (RFC 9162, section 2.1): SHA-256, leaves H(0x00 || context || entry), nodes
 // H(0x01 || left || right).
 #pragma once
 
@@ -11,8 +11,7 @@
 
 namespace leat::eventstore {
 
-Hash LeafHash(std::string_view entry);
-// Of the concatenation of both.
+// `context`: what the leaf covers besides the entry.
 Hash LeafHash(std::string_view context, std::string_view entry);
 
 // The right edge of a growing tree: what is needed to append and to name the root. A value type of at most 64 hashes;

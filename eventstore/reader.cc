@@ -42,6 +42,11 @@ Result<bool> Reader::Step(LogEvent* event) {
 
 Result<bool> Reader::StepInStream(LogEvent* event) {
   const bool forward = options_.direction == Direction::kForward;
+  if (!begun_ && !forward) {  // from here on what is appended lies behind
+    LEAT_ASSIGN(const uint64_t newest, log_->PublishedVersion(options_.stream));
+    version_ = std::min(version_, newest + 1);
+  }
+  begun_ = true;
   if (at_ == positions_.size()) {
     at_ = 0;
     seen_size_ = log_->size();  // before the look-up: what comes after it wakes Wait
@@ -53,8 +58,7 @@ Result<bool> Reader::StepInStream(LogEvent* event) {
     if (forward) {
       version_ += positions_.size();
     } else {
-      LEAT_ASSIGN(const uint64_t newest, log_->PublishedVersion(options_.stream));
-      version_ = std::min(version_, newest + 1) - positions_.size();
+      version_ -= positions_.size();
     }
   }
   cursor_.Seek(positions_[at_++]);

@@ -55,6 +55,7 @@ class Reader {
   std::vector<uint64_t> positions_;
   size_t at_ = 0;
   uint64_t version_;
+  bool begun_ = false;
   uint64_t seen_size_ = 0;
 };
 

@@ -1,6 +1,8 @@
 #include "eventstore/stream_index.h"
 
 #include <algorithm>
+#include <chrono>
+#include <iterator>
 #include <set>
 
 #include "core/bytes.h"
@@ -13,6 +15,8 @@ constexpr std::string_view kIndexedToKey = "index/to";
 constexpr size_t kHeadsMax = 1u << 20;
 // The writer waits for the indexer when the active run is this many times its size.
 constexpr uint64_t kActiveRunsMax = 8;
+constexpr auto kRetryPauseMin = std::chrono::milliseconds(100);
+constexpr auto kRetryPauseMax = std::chrono::milliseconds(10'000);
 
 std::string IndexKey(std::string_view stream, uint64_t version) {
   std::string key(stream);
@@ -98,42 +102,57 @@ void StreamIndex::Publish() {
   if (heads_.size() > kHeadsMax) heads_.clear();
 }
 
+void StreamIndex::Abandon() {
+  for (const Added& added : added_) heads_.erase(added.stream);
+  added_.clear();
+}
+
 void StreamIndex::Seal() {
   std::unique_lock lock(mutex_);
-  if (active_->events >= run_events_) {
-    if (sealed_ != nullptr && active_->events >= run_events_ * kActiveRunsMax) {
-      changed_.wait(lock, [this] { return sealed_ == nullptr || !failed_; });
-    }
-    if (sealed_ == nullptr && failed_) {
-      sealed_ = std::move(active_);
-      active_ = std::make_shared<Run>();
-      changed_.notify_all();
-    }
+  if (active_->events < run_events_) return;
+  if (active_->events >= run_events_ * kActiveRunsMax) {
+    changed_.wait(lock, [this] { return sealed_ == nullptr || !failed_; });
   }
+  if (sealed_ != nullptr) return;
+  sealed_ = std::move(active_);
+  active_ = std::make_shared<Run>();
+  changed_.notify_all();
+}
+
+Status StreamIndex::CheckRoom() const {
+  std::lock_guard lock(mutex_);
+  if (failed_ || active_->events < run_events_ * kActiveRunsMax) return {};
+  return Fail(ErrorClass::kExhausted,
+              "the stream index is " + std::to_string(active_->events) +
+                  " events behind: " + failed_.error().message,
+              failed_.error().remedy);
 }
 
 void StreamIndex::IndexLoop(std::stop_token stop) {
-  for (;;) {
-    std::shared_ptr<const Run> run;
-    {
-      std::unique_lock lock(mutex_);
-      if (!changed_.wait(lock, stop, [this] { return sealed_ != nullptr && failed_; })) return;
-      run = sealed_;
-    }
+  auto pause = kRetryPauseMin;
+  std::unique_lock lock(mutex_);
+  while (changed_.wait(lock, stop, [this] { return sealed_ != nullptr; })) {
+    const std::shared_ptr<const Run> run = sealed_;
+    lock.unlock();
     auto status = WriteRun(*run);
-    std::lock_guard lock(mutex_);
-    if (status) {
-      sealed_ = nullptr;
-    } else {
-      // The log holds everything the index does, so nothing is lost: the tail stays in memory until the next start.
-      core::LogError("eventstore", "stream index: " + status.error().Text());
-      failed_ = std::move(status);
-    }
+    if (!status) core::LogError("eventstore", "stream index: " + status.error().Text());
+    lock.lock();
+    failed_ = std::move(status);
+    if (failed_) sealed_ = nullptr;
     changed_.notify_all();
+    if (failed_) {
+      pause = kRetryPauseMin;
+      continue;
+    }
+    // The log holds everything the index does, and the run stays in memory: nothing is lost meanwhile.
+    changed_.wait_for(lock, stop, pause, [] { return false; });
+    if (stop.stop_requested()) return;
+    pause = std::min(pause * 2, kRetryPauseMax);
   }
 }
 
 Status StreamIndex::WriteRun(const Run& run) {
+  LEAT_TRY(database_->CheckRoom());
   std::vector<const decltype(run.streams)::value_type*> sorted;
   sorted.reserve(run.streams.size());
   for (const auto& entry : run.streams) sorted.push_back(&entry);
@@ -219,7 +238,9 @@ Result<std::vector<StreamInfo>> StreamIndex::List(std::string_view prefix, std::
     for (const Run* run : {static_cast<const Run*>(active_.get()), sealed_.get()}) {
       if (run == nullptr) continue;
       for (const auto& [name, tail] : run->streams) {
-        if (wanted(name)) names.insert(name);
+        if (!wanted(name)) continue;
+        names.insert(name);
+        if (names.size() > count_max) names.erase(std::prev(names.end()));
       }
     }
   }

@@ -39,8 +39,13 @@ class StreamIndex {
   void Add(std::string_view stream, uint64_t version, uint64_t position);
   // Writer: what was added becomes visible.
   void Publish();
-  // Writer, after Publish: hands a full run to the indexer, and waits for it when it is far behind.
+  // Writer: what was added and not published is forgotten.
+  void Abandon();
+  // Writer, after Publish: hands a full run to the indexer, and waits for it when it is far behind. A run that cannot be
+  // written is tried again, with pauses of up to kRetryPauseMax; the writer does not wait for that: see CheckRoom.
   void Seal();
+  // Errors: kExhausted while the indexer is far behind because a run cannot be written.
+  Status CheckRoom() const;
 
   // Positions of up to `count_max` events with version >= from_version, ascending.
   Result<std::vector<uint64_t>> Forward(std::string_view stream, uint64_t from_version,
@@ -91,7 +96,7 @@ class StreamIndex {
   std::condition_variable_any changed_;
   std::shared_ptr<Run> active_;        // guarded by mutex_
   std::shared_ptr<const Run> sealed_;  // guarded by mutex_; being written, or null
-  Status failed_;                      // guarded by mutex_
+  Status failed_;                      // guarded by mutex_; of the newest try to write sealed_
   std::jthread indexer_;               // last: stops first
 };
 

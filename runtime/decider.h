@@ -71,10 +71,12 @@ class Projection {
   virtual Status Load(const State& state) = 0;
 };
 
-// Adds a decision to the commit being made: each event is appended to the shard's log and evolved. `cause` names the input;
-// its n and m are set here;
-// null for what no topic carried.
 class Shard;
+
+// Adds a decision to the commit being made: each event is appended to the shard's log and evolved, as it will be read
+// from there. `cause` names the input, and its n and m are set here; null for what no topic carried. An event beyond the
+// limits (kInvalid) leaves the commit as it was; any other error abandons the whole commit, so that half a decision is
+// never written.
 Status StageDecision(Shard* shard, Evolver* evolver, const Decision& decision,
                      const events::Cause* cause);
 

@@ -1,6 +1,7 @@
 #include "runtime/decider_runner.h"
 
 #include "core/log.h"
+#include "runtime/retry.h"
 
 namespace leat::runtime {
 
@@ -64,18 +65,32 @@ Status CheckIncarnation(const Shard& shard, const RunnerOptions& input,
 
 Status StageDecision(Shard* shard, Evolver* evolver, const Decision& decision,
                      const events::Cause* cause) {
+  LEAT_TRY(shard->error());
+  eventstore::Log* log = shard->log();
   const auto& entries = decision.entries();
-  events::Cause own;
-  if (cause != nullptr) {
-    own = *cause;
-    own.m = static_cast<uint32_t>(entries.size());
+  std::vector<events::EventView> views;
+  views.reserve(entries.size());
+  for (const Decision::Entry& entry : entries) {
+    views.push_back(ViewOf(entry, cause));
+    if (cause != nullptr) {
+      views.back().cause->n = static_cast<uint32_t>(views.size());
+      views.back().cause->m = static_cast<uint32_t>(entries.size());
+    }
+    views.back().source = log->source();
+    LEAT_TRY(events::CheckLimits(views.back()));
   }
-  for (size_t i = 0; i < entries.size(); ++i) {
-    own.n = static_cast<uint32_t>(i + 1);
-    const auto view = ViewOf(entries[i], cause == nullptr ? nullptr : &own);
-    LEAT_ASSIGN(const uint64_t position, shard->log()->Add(entries[i].stream, view));
-    LEAT_TRY(evolver->Evolve(&shard->state(), view, position));
+  const auto stage = [&](events::EventView* view) -> Status {
+    LEAT_ASSIGN(const uint64_t version, log->StreamVersion(view->subject));
+    view->streamversion = version + 1;
+    LEAT_ASSIGN(const uint64_t position, log->Add(view->subject, *view));
+    return evolver->Evolve(&shard->state(), *view, position);
+  };
+  for (events::EventView& view : views) {
     shard->MarkStaged();
+    if (auto status = stage(&view); !status) {
+      LEAT_TRY(shard->Abandon());
+      return status;
+    }
   }
   return {};
 }
@@ -114,21 +129,21 @@ Status DeciderRunner::Run(std::stop_token stop) {
   bus::MessageBatch batch;
   bus::PollLimits limits;
   Decision decision;
-  size_t staged_bytes = 0;
   const auto commit = [&]() -> Status {
     shard_->SetInput(options_.topic, options_.partition, position_);
     // Events are synced before anybody sees them; a commit of positions alone need not be.
-    LEAT_TRY(shard_->Commit(staged_bytes > 0));
-    staged_bytes = 0;
+    LEAT_TRY(shard_->Commit(shard_->log()->StagedBytes() > 0));
     status_.Advance(position_.next);
     return {};
   };
   bool continues = false;
-  while ((!stop.stop_requested() || continues) && position_.next < options_.stop_at) {
-    // What is staged is committed when the input pauses, or when it is enough: never wait with it.
+  while (!stop.stop_requested() && position_.next < options_.stop_at) {
+    // What is staged is committed when the input pauses, or when it is enough: never wait with it, unless it is half of
+    // something.
     const bool staged = status_.applied() < position_.next;
-    limits.timeout = staged ? std::chrono::milliseconds(0) : bus::PollLimits().timeout;
-    LEAT_TRY(subscription->Poll(limits, &batch));
+    limits.timeout = staged && !continues ? std::chrono::milliseconds(0)
+                                          : bus::PollLimits().timeout;
+    LEAT_TRY(PollWithRetry(stop, shard_->name(), subscription.get(), limits, &batch));
     for (const bus::Message& message : batch.messages) {
       if (message.offset < position_.next) continue;
       if (message.offset >= options_.stop_at) break;
@@ -137,21 +152,21 @@ Status DeciderRunner::Run(std::stop_token stop) {
                                               std::to_string(position_.next) + ", got " +
                                               std::to_string(message.offset));
       }
-      if (staged_bytes > 0 && decider_->NeedsLog(message.event)) LEAT_TRY(commit());
+      if (shard_->log()->StagedBytes() > 0 && decider_->NeedsLog(message.event)) {
+        LEAT_TRY(commit());
+      }
       decision.Clear();
       LEAT_TRY(decider_->Decide(shard_->state(), *shard_->log(), message.event, &decision));
       const events::Cause cause{options_.topic, options_.partition, message.offset, 0, 0};
       LEAT_TRY(StageDecision(shard_, decider_, decision, &cause));
-      for (const auto& entry : decision.entries()) staged_bytes += entry.data.size() + 64;
       position_.next = message.offset + 1;
       continues = decider_->Continues(message.event);
-      if (!continues && staged_bytes + shard_->StagedBytes() >= options_.commit_bytes) {
-        LEAT_TRY(commit());
-      }
+      if (!continues && shard_->StagedBytes() >= options_.commit_bytes) LEAT_TRY(commit());
     }
     const bool more = batch.messages.size() == limits.messages_max;
     if (!more && !continues && status_.applied() < position_.next) LEAT_TRY(commit());
   }
+  if (continues) return shard_->Abandon();
   if (status_.applied() < position_.next) LEAT_TRY(commit());
   return {};
 }
@@ -159,6 +174,9 @@ Status DeciderRunner::Run(std::stop_token stop) {
 Status RebuildFromLog(Shard* shard, Evolver* evolver, const RunnerOptions& input,
                       uint32_t input_incarnation, const std::function<void(uint64_t)>& progress) {
   LEAT_TRY(shard->Abandon());
+  LEAT_ASSIGN(const InputPosition applied, shard->Input(input.topic, input.partition));
+  LEAT_TRY(CheckIncarnation(*shard, input, applied, {UINT64_MAX, input_incarnation}));
+  const uint32_t incarnation = applied.incarnation != 0 ? applied.incarnation : input_incarnation;
   LEAT_TRY(shard->ClearRows());
   auto cursor = shard->log()->Read(0);
   eventstore::LogEvent event;
@@ -171,7 +189,7 @@ Status RebuildFromLog(Shard* shard, Evolver* evolver, const RunnerOptions& input
     LEAT_ASSIGN(const auto view, event.Decode());
     LEAT_TRY(evolver->Evolve(&shard->state(), view, event.position));
     if (view.cause && view.cause->topic == input.topic && view.cause->n == view.cause->m) {
-      position = {view.cause->offset + 1, input_incarnation};
+      position = {view.cause->offset + 1, incarnation};
     }
     if (shard->StagedBytes() >= kCommitBytes) LEAT_TRY(shard->Commit(false));
     if (progress) progress(event.position + 1);

@@ -1,6 +1,7 @@
 #include "runtime/projection_runner.h"
 
 #include "core/log.h"
+#include "runtime/retry.h"
 
 namespace leat::runtime {
 
@@ -76,7 +77,7 @@ Status ProjectionRunner::Run(std::stop_token stop) {
     // What is staged is committed when the input pauses, or when it is enough: never wait with it.
     const bool staged = status_.applied() < position_.next;
     limits.timeout = staged ? std::chrono::milliseconds(0) : bus::PollLimits().timeout;
-    LEAT_TRY(subscription->Poll(limits, &batch));
+    LEAT_TRY(PollWithRetry(stop, shard_->name(), subscription.get(), limits, &batch));
     for (const bus::Message& message : batch.messages) {
       if (message.offset < position_.next) continue;
       if (message.offset >= options_.stop_at) break;

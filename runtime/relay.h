@@ -24,6 +24,10 @@ class Relay {
 
  private:
   Status Run(std::stop_token stop);
+  // Where the topic ends is what is published. Errors: kConflict as for Start.
+  Status FindEnd();
+  // A batch from published_ on, if there is one.
+  Status PublishNext(eventstore::LogCursor* cursor);
 
   const eventstore::Log* const log_;
   bus::Transport* const transport_;

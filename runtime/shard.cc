@@ -16,6 +16,21 @@ std::string InputKey(std::string_view topic, uint32_t partition) {
   return std::string(kInputPrefix) + std::string(topic) + "/" + std::to_string(partition);
 }
 
+std::string Pack(const InputPosition& position) {
+  std::string value;
+  core::AppendVarint(position.next, &value);
+  core::AppendVarint(position.incarnation, &value);
+  return value;
+}
+
+bool Unpack(std::string_view value, InputPosition* position) {
+  core::ByteReader reader(value);
+  uint64_t incarnation;
+  if (!reader.TakeVarint(&position->next) || !reader.TakeVarint(&incarnation)) return false;
+  position->incarnation = static_cast<uint32_t>(incarnation);
+  return true;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Shard>> Shard::Open(const ShardOptions& options) {
@@ -24,6 +39,7 @@ Result<std::unique_ptr<Shard>> Shard::Open(const ShardOptions& options) {
   database.path = options.path;
   database.strict_recovery = options.has_log;
   database.resources = options.resources;
+  database.free_bytes = options.free_bytes;
   LEAT_ASSIGN(shard->database_, Database::Open(database));
   shard->state_ = std::make_unique<State>(shard->database_.get());
   if (options.has_log) {
@@ -38,26 +54,23 @@ Result<InputPosition> Shard::Input(std::string_view topic, uint32_t partition) c
   std::string value;
   LEAT_ASSIGN(const bool found, database_->Get(Family::kMeta, InputKey(topic, partition), &value));
   InputPosition position;
-  if (!found) return position;
-  core::ByteReader reader(value);
-  uint64_t incarnation;
-  if (!reader.TakeVarint(&position.next) || !reader.TakeVarint(&incarnation)) {
+  if (found && !Unpack(value, &position)) {
     return Fail(ErrorClass::kCorrupt, name() + ": the input position cannot be read");
   }
-  position.incarnation = static_cast<uint32_t>(incarnation);
   return position;
 }
 
 void Shard::SetInput(std::string_view topic, uint32_t partition, const InputPosition& position) {
-  std::string value;
-  core::AppendVarint(position.next, &value);
-  core::AppendVarint(position.incarnation, &value);
-  state_->batch_.Put(Family::kMeta, InputKey(topic, partition), value);
+  state_->batch_.Put(Family::kMeta, InputKey(topic, partition), Pack(position));
   staged_ = true;
 }
 
 Status Shard::Commit(bool sync) {
   LEAT_TRY(failed_);
+  if (auto room = log_ == nullptr ? database_->CheckRoom() : log_->CheckRoom(); !room) {
+    LEAT_TRY(Abandon());
+    return std::unexpected(room.error().WithContext(name()));
+  }
   state_->Collect();
   if (log_ != nullptr) log_->Seal(&state_->batch_);
   if (auto status = database_->Write(state_->batch_, sync); !status) {
@@ -71,10 +84,8 @@ Status Shard::Commit(bool sync) {
 }
 
 Status Shard::Abandon() {
-  if (log_ != nullptr && log_->StagedBytes() > 0) {
-    return Fail(ErrorClass::kConflict, name() + " was stopped by an error in the middle of a commit",
-                "start leat again");
-  }
+  LEAT_TRY(failed_);
+  if (log_ != nullptr) log_->Abandon();
   state_->Reset();
   staged_ = false;
   return {};
@@ -86,7 +97,18 @@ Status Shard::ClearRows() {
   // Past every row key: they begin with a letter.
   batch.DeleteRange(Family::kRows, "", "\xff");
   batch.DeleteRange(Family::kMeta, kInputPrefix, eventstore::PrefixEnd(kInputPrefix));
-  if (log_ != nullptr) batch.Put(Family::kMeta, kRebuildingKey, "1");
+  if (log_ != nullptr) {
+    batch.Put(Family::kMeta, kRebuildingKey, "1");
+    const auto inputs = database_->NewIterator(Family::kMeta);
+    for (inputs->Seek(kInputPrefix);
+         inputs->Valid() && inputs->key().starts_with(kInputPrefix); inputs->Next()) {
+      InputPosition position;
+      if (!Unpack(inputs->value(), &position)) continue;
+      position.next = 0;
+      batch.Put(Family::kMeta, inputs->key(), Pack(position));
+    }
+    LEAT_TRY(inputs->status());
+  }
   return database_->Write(batch, true);
 }
 

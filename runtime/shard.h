@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -25,6 +26,7 @@ struct ShardOptions {
   std::string name;      // "<service>-<partition>", the source of its events
   bool has_log = false;  // deciders have one, projections do not
   std::shared_ptr<eventstore::Resources> resources;
+  std::function<uint64_t()> free_bytes;  // of the disk: see eventstore::DatabaseOptions
 };
 
 // The writer's calls belong to one thread; database() and log() may be read from any.
@@ -43,19 +45,24 @@ class Shard {
   Result<InputPosition> Input(std::string_view topic, uint32_t partition) const;
   // Becomes part of the commit being made.
   void SetInput(std::string_view topic, uint32_t partition, const InputPosition& position);
-  // How much the commit being made holds, about.
-  size_t StagedBytes() const { return state_->StagedBytes(); }
+  // How much the commit being made holds, about: rows and events.
+  size_t StagedBytes() const {
+    return state_->StagedBytes() + (log_ == nullptr ? 0 : log_->StagedBytes());
+  }
   bool HasStaged() const { return staged_; }
   void MarkStaged() { staged_ = true; }
 
   // Writes everything staged as one batch and publishes the log. `sync` must be true when events originated: they may not
-  // be seen by anybody before they are on the disk. After an error the shard must be opened anew.
+  // be seen by anybody before they are on the disk. While there is no room (kExhausted) nothing is written, and what is
+  // staged is forgotten: it may be staged again. Any other error is error() from then on.
   Status Commit(bool sync);
-  // Forgets what is staged, as an error left it. Errors: kConflict when events are among it: the log cannot take them
-  // back, and the shard must be opened anew.
+  // Forgets what is staged: rows, input positions and events. Errors: error().
   Status Abandon();
+  // What stopped the shard: after a failed write nothing else is tried, until it is opened anew.
+  const Status& error() const { return failed_; }
   // Deletes every row and input position, and keeps the log: what a rebuild starts from. A shard with a log is
-  // Rebuilding() from then on, also when it is opened anew, until the commit that follows EndRebuild().
+  // Rebuilding() from then on, also when it is opened anew, until the commit that follows EndRebuild(); of its inputs it
+  // keeps the incarnations, which its log cannot tell.
   Status ClearRows();
   // Whether its rows reflect only a part of its log.
   Result<bool> Rebuilding() const;
@@ -70,7 +77,7 @@ class Shard {
   std::unique_ptr<eventstore::Log> log_;
   std::unique_ptr<State> state_;
   bool staged_ = false;
-  Status failed_;  // after a failed commit nothing else is tried
+  Status failed_;
 };
 
 }  // namespace leat::runtime

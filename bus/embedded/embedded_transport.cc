@@ -15,16 +15,15 @@ std::string StreamOf(std::string_view topic, uint32_t partition) {
   return std::string(topic) + "/" + std::to_string(partition);
 }
 
-// Moves a cursor's event into the batch; the bytes it counted.
+// Moves a cursor's event into the batch; how much more memory the batch holds for it.
 Result<size_t> Take(const eventstore::LogEvent& event, uint64_t offset,
                     const eventstore::LogCursor& cursor, MessageBatch* batch) {
   if (event.purged) return size_t{0};
   LEAT_ASSIGN(auto view, event.Decode());
   batch->messages.push_back({offset, std::move(view)});
-  if (batch->pins.empty() || batch->pins.back() != cursor.pin()) {
-    batch->pins.push_back(cursor.pin());
-  }
-  return event.envelope.size();
+  if (!batch->pins.empty() && batch->pins.back() == cursor.pin()) return size_t{0};
+  batch->pins.push_back(cursor.pin());
+  return cursor.pin()->size();
 }
 
 // A mounted log: offsets are its positions.
@@ -68,7 +67,9 @@ class StreamSubscription final : public Subscription {
     for (;;) {
       // The size is read first: what grows after it wakes the wait below.
       const uint64_t size = log_->size();
-      LEAT_ASSIGN(positions, log_->StreamPositions(stream_, offset_ + 1,
+      // No event has the last version there could be: beyond the end, and not at the beginning again.
+      const uint64_t version = offset_ == UINT64_MAX ? UINT64_MAX : offset_ + 1;
+      LEAT_ASSIGN(positions, log_->StreamPositions(stream_, version,
                                                    std::max<size_t>(limits.messages_max, 1)));
       if (!positions.empty()) break;
       const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
@@ -117,6 +118,7 @@ Result<std::unique_ptr<EmbeddedTransport>> EmbeddedTransport::Open(const std::st
     Topic& topic = transport->topics_[std::string(rows->key().substr(kTopicRow.size()))];
     topic.partitions = static_cast<uint32_t>(partitions);
     topic.owner = owner;
+    transport->partitions_ += topic.partitions;
   }
   LEAT_TRY(rows->status());
   return transport;
@@ -130,6 +132,7 @@ Features EmbeddedTransport::features() const {
   Features features;
   features.name = "embedded";
   features.publish_from_many = false;
+  features.topics_max = kTopicsMax;
   return features;
 }
 
@@ -137,6 +140,10 @@ Status EmbeddedTransport::Mount(std::string_view topic, uint32_t partition, std:
                                 const eventstore::Log* log) {
   LEAT_TRY(events::CheckTopicName(topic));
   std::lock_guard lock(mutex_);
+  const auto found = topics_.find(topic);
+  const uint32_t before = found == topics_.end() ? 0 : found->second.partitions;
+  const uint32_t more = partition < before ? 0 : partition + 1 - before;
+  if (more > 0) LEAT_TRY(CheckCount(found == topics_.end() ? 1 : 0, more));
   Topic& entry = topics_[std::string(topic)];
   const bool stored = entry.partitions != 0 && entry.mounted.empty();
   if (stored || (!entry.owner.empty() && entry.owner != owner)) {
@@ -150,8 +157,20 @@ Status EmbeddedTransport::Mount(std::string_view topic, uint32_t partition, std:
   }
   entry.owner = owner;
   entry.mounted[partition] = log;
-  entry.partitions = std::max(entry.partitions, partition + 1);
+  entry.partitions += more;
+  partitions_ += more;
   return {};
+}
+
+Status EmbeddedTransport::CheckCount(uint32_t topics, uint32_t partitions) const {
+  const bool topic_fits = topics_.size() + topics <= kTopicsMax;
+  if (topic_fits && uint64_t{partitions_} + partitions <= kPartitionsTotalMax) return {};
+  return Fail(ErrorClass::kExhausted,
+              "there are " + std::to_string(topics_.size()) + " topics with " +
+                  std::to_string(partitions_) + " partitions already",
+              "at most " + std::to_string(kTopicsMax) + " topics and " +
+                  std::to_string(kPartitionsTotalMax) +
+                  " partitions: use the key, not the topic, to tell things apart");
 }
 
 void EmbeddedTransport::Unmount(std::string_view topic, uint32_t partition) {
@@ -159,16 +178,9 @@ void EmbeddedTransport::Unmount(std::string_view topic, uint32_t partition) {
   const auto found = topics_.find(topic);
   if (found == topics_.end()) return;
   found->second.mounted.erase(partition);
-  if (found->second.mounted.empty()) topics_.erase(found);
-}
-
-const eventstore::Log* EmbeddedTransport::MountedLog(std::string_view topic,
-                                                     uint32_t partition) const {
-  std::lock_guard lock(mutex_);
-  const auto found = topics_.find(topic);
-  if (found == topics_.end()) return nullptr;
-  const auto log = found->second.mounted.find(partition);
-  return log == found->second.mounted.end() ? nullptr : log->second;
+  if (!found->second.mounted.empty()) return;
+  partitions_ -= found->second.partitions;
+  topics_.erase(found);
 }
 
 Status EmbeddedTransport::Create(std::string_view topic, uint32_t partitions,
@@ -188,6 +200,9 @@ Status EmbeddedTransport::Create(std::string_view topic, uint32_t partitions,
                     (found->second.owner.empty() ? "" : " and belongs to " + found->second.owner),
                 "name another topic");
   }
+  LEAT_TRY(CheckCount(1, partitions));
+  LEAT_TRY(store_->error());
+  LEAT_TRY(store_->database().CheckRoom());
   std::string value;
   core::AppendVarint(partitions, &value);
   core::AppendString(owner, &value);
@@ -197,6 +212,7 @@ Status EmbeddedTransport::Create(std::string_view topic, uint32_t partitions,
   Topic& entry = topics_[std::string(topic)];
   entry.partitions = partitions;
   entry.owner = owner;
+  partitions_ += partitions;
   return {};
 }
 

@@ -13,6 +13,10 @@
 
 namespace leat::bus {
 
+// Of one transport, mounted ones among them.
+inline constexpr uint32_t kTopicsMax = 10'000;
+inline constexpr uint32_t kPartitionsTotalMax = 100'000;
+
 // Thread-safe.
 class EmbeddedTransport final : public Transport {
  public:
@@ -21,12 +25,16 @@ class EmbeddedTransport final : public Transport {
   ~EmbeddedTransport() override;
 
   // The log is partition `partition` of `topic`, which `owner` alone writes. The log must live until Unmount, and its
-  // subscriptions must be gone by then. Errors: kConflict (the topic exists otherwise).
+  // subscriptions must be gone by then. Errors: kConflict (the topic exists otherwise), kExhausted (kTopicsMax,
+  // kPartitionsTotalMax).
   Status Mount(std::string_view topic, uint32_t partition, std::string_view owner,
                const eventstore::Log* log);
   void Unmount(std::string_view topic, uint32_t partition);
   // A topic that is not mounted may have an owner, too: then only PublishAt writes it.
   Status CreateOwnedTopic(std::string_view topic, uint32_t partitions, std::string_view owner);
+
+  // What stopped the topics that are not mounted: after a failed write nothing is published until it is opened anew.
+  Status error() const { return store_->error(); }
 
   Features features() const override;
   Status CreateTopic(std::string_view topic, uint32_t partitions) override;
@@ -39,11 +47,9 @@ class EmbeddedTransport final : public Transport {
   Status PublishAt(std::string_view topic, uint32_t partition, uint64_t offset,
                    std::vector<events::Event> events) override;
 
-  // The logs below, for verification: the shared one and the mounted ones, by name.
+  // For verification: the files below, and the log of all topics that are not mounted.
   Status VerifyFiles() const;
   const eventstore::Log& shared_log() const { return store_->log(); }
-  // The mounted log of a partition; null when it is not mounted.
-  const eventstore::Log* MountedLog(std::string_view topic, uint32_t partition) const;
 
  private:
   struct Topic {
@@ -54,10 +60,13 @@ class EmbeddedTransport final : public Transport {
   EmbeddedTransport() = default;
   Result<Topic> Find(std::string_view topic, uint32_t partition) const;
   Status Create(std::string_view topic, uint32_t partitions, std::string_view owner);
+  // With mutex_ held. Errors: kExhausted when so many more are too many.
+  Status CheckCount(uint32_t topics, uint32_t partitions) const;
 
   std::unique_ptr<eventstore::EventStore> store_;
   mutable std::mutex mutex_;
   std::map<std::string, Topic, std::less<>> topics_;  // guarded by mutex_
+  uint32_t partitions_ = 0;                           // guarded by mutex_; of all topics
 };
 
 }  // namespace leat::bus

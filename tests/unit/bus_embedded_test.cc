@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "bus/embedded/embedded_transport.h"
+#include "bus/partitioner.h"
 #include "runtime/shard.h"
 #include "tests/support/test_support.h"
 
@@ -39,9 +40,6 @@ TEST_CASE("a mounted log is a topic") {
   const auto end = Must(transport->End("facts", 0));
   CHECK(end.offset == 2);
   CHECK(end.incarnation == shard->log()->incarnation());
-  CHECK(transport->MountedLog("facts", 0) == shard->log());
-  CHECK(transport->MountedLog("facts", 1) == nullptr);
-  CHECK(transport->MountedLog("others", 0) == nullptr);
   {
     const auto subscription = Must(transport->Subscribe("facts", 0, 0));
     MessageBatch batch;
@@ -136,6 +134,74 @@ TEST_CASE("topic names and partition counts") {
   CHECK(test::ClassOf(transport->CreateTopic("a", 0)) == ErrorClass::kInvalid);
   CHECK(test::ClassOf(transport->CreateTopic("a", 1025)) == ErrorClass::kInvalid);
   Must(transport->CreateTopic(std::string(200, 'a'), 1024));
+}
+
+TEST_CASE("there is an end to topics and their partitions") {
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  const auto shard = OpenShard(temp.Sub("shard"));
+  CHECK(transport->features().topics_max == kTopicsMax);
+  uint32_t partitions = 0;
+  for (int i = 0; partitions + 1024 <= kPartitionsTotalMax; ++i, partitions += 1024) {
+    Must(transport->CreateTopic("t" + std::to_string(i), 1024));
+  }
+  const auto refused = transport->CreateTopic("more", 1024);
+  CHECK(test::ClassOf(refused) == ErrorClass::kExhausted);
+  CHECK_FALSE(refused.error().remedy.empty());
+  CHECK(test::ClassOf(transport->Mount("mounted", 1023, "test", shard->log())) ==
+        ErrorClass::kExhausted);
+  Must(transport->CreateTopic("t0", 1024));
+  transport.reset();
+  transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  CHECK(test::ClassOf(transport->CreateTopic("more", 1024)) == ErrorClass::kExhausted);
+  const uint32_t left = kPartitionsTotalMax - partitions;
+  Must(transport->Mount("mounted", left - 1, "test", shard->log()));
+  CHECK(test::ClassOf(transport->CreateTopic("more", 1)) == ErrorClass::kExhausted);
+  transport->Unmount("mounted", left - 1);
+  Must(transport->CreateTopic("more", left));
+  CHECK(transport->error().has_value());
+}
+
+TEST_CASE("a poll holds no more memory than it may, however small the events are") {
+  const TempFolder temp;
+  const auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("t", 2));
+  // Events of a byte in records with one of 200 KiB of the other partition: to keep the one is to keep both.
+  const std::string large(200u << 10, 'x');
+  test::EventParts zero, one;
+  zero.key = "0";
+  one.key = "1";
+  while (PartitionOf(zero.key, 2) != 0) zero.key += '0';
+  while (PartitionOf(one.key, 2) != 1) one.key += '1';
+  one.data = large;
+  constexpr uint64_t kEvents = 20;
+  for (uint64_t i = 0; i < kEvents; ++i) {
+    Must(transport->Publish("t", {test::MakeEvent(zero), test::MakeEvent(one)}));
+  }
+  const auto subscription = Must(transport->Subscribe("t", 0, 0));
+  PollLimits limits;
+  limits.bytes_max = 1u << 20;
+  MessageBatch batch;
+  uint64_t next = 0;
+  while (next < kEvents) {
+    Must(subscription->Poll(limits, &batch));
+    REQUIRE_FALSE(batch.messages.empty());
+    CHECK(batch.pins.size() <= 6);
+    for (const Message& message : batch.messages) CHECK(message.offset == next++);
+  }
+}
+
+TEST_CASE("a subscription at the last offset there could be is beyond the end") {
+  const TempFolder temp;
+  const auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("t", 1));
+  Must(transport->Publish("t", {DataEvent("x")}));
+  const auto subscription = Must(transport->Subscribe("t", 0, UINT64_MAX));
+  PollLimits limits;
+  limits.timeout = std::chrono::milliseconds(10);
+  MessageBatch batch;
+  Must(subscription->Poll(limits, &batch));
+  CHECK(batch.messages.empty());
 }
 
 TEST_CASE("the store is new: its incarnation is, too") {

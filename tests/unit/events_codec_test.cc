@@ -387,8 +387,17 @@ TEST_CASE("a batch") {
   }
 }
 
-TEST_CASE("extensions may be numbers and booleans") {
-  const auto events = Must(EventsFromJson(With(R"("n":-5,"t":true,"s":"x")")));
+TEST_CASE("a batch of more events than one publish may hold") {
+  std::string text = "[";
+  for (size_t i = 0; i <= kEventsMax; ++i) text += i > 0 ? ",{}" : "{}";
+  const auto events = EventsFromJson(text + "]");
+  CHECK(test::ClassOf(events) == ErrorClass::kInvalid);
+  CHECK(events.error().message.find("10001") != std::string::npos);
+  CHECK(events.error().remedy.find("10000") != std::string::npos);
+}
+
+TEST_CASE("extensions may be numbers and booleans; one that is null is absent") {
+  const auto events = Must(EventsFromJson(With(R"("n":-5,"t":true,"s":"x","z":null)")));
   std::map<std::string, std::string> extensions;
   for (const auto& [name, value] : events[0].view().extensions) {
     extensions.emplace(name, value);

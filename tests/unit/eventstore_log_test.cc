@@ -59,6 +59,7 @@ class LogFixture {
     return position;
   }
 
+  std::string path() const { return temp_.Sub("db"); }
   Log& log() { return *log_; }
   Database& database() { return *database_; }
   test::ManualClock& clock() { return clock_; }
@@ -178,6 +179,36 @@ TEST_CASE("what was committed is there after reopening, and what was not is not"
   CHECK(report.root == root);
   // Positions go on without a gap.
   CHECK(fixture.Append("stream-0", "next") == expected.size());
+}
+
+TEST_CASE("an abandoned commit leaves no trace") {
+  LogFixture fixture;
+  fixture.Append("a", "1");
+  const Hash root = fixture.log().Root();
+  // More than a record, and a stream that nothing else names.
+  const std::string large(200u << 10, 'x');
+  for (int i = 0; i < 3; ++i) Must(fixture.log().Add("a", DataEvent(large).view()));
+  Must(fixture.log().Add("b", DataEvent("never").view()));
+  SUBCASE("before it is sealed") {}
+  SUBCASE("after") {
+    Batch batch(fixture.database());
+    fixture.log().Seal(&batch);
+  }
+  fixture.log().Abandon();
+  CHECK(fixture.log().StagedBytes() == 0);
+  CHECK(fixture.log().NextPosition() == 1);
+  CHECK(Must(fixture.log().StreamVersion("a")) == 1);
+  CHECK(Must(fixture.log().StreamVersion("b")) == 0);
+  fixture.Commit();
+  CHECK(fixture.log().size() == 1);
+  CHECK(fixture.log().Root() == root);
+  CHECK(fixture.Append("b", "2") == 1);
+  fixture.Append("a", "3");
+  CHECK(ReadData(fixture.log()) == std::vector<std::string>{"1", "2", "3"});
+  CHECK(Must(fixture.log().StreamPositions("a", 1, 10)) == std::vector<uint64_t>{0, 2});
+  Must(fixture.log().Verify(nullptr, nullptr));
+  fixture.Reopen();
+  CHECK(ReadData(fixture.log()) == std::vector<std::string>{"1", "2", "3"});
 }
 
 TEST_CASE("a log that is created anew has another incarnation") {
@@ -500,6 +531,8 @@ TEST_CASE("what a stream's index tells can be read at once") {
       cursor.Seek(positions->front());
       const auto found = cursor.Next(&event);
       if (!found || !*found) ++unreadable;
+      const auto newest = fixture.log().StreamPositionsBackward("s", UINT64_MAX, 1);
+      if (newest->front() >= fixture.log().size()) ++unreadable;
     }
   };
   {
@@ -608,6 +641,32 @@ TEST_CASE("listing merges what is in memory with what is ingested") {
   CHECK(text == "abdefh");
 }
 
+TEST_CASE("a run that cannot be written is tried again, and holds the writer when too many wait") {
+  constexpr uint64_t kRun = 4;
+  LogFixture fixture(kRun);
+  // Folders that cannot be removed stand where the runs would.
+  const auto run = [&](int i) { return fixture.path() + "/run-" + std::to_string(i) + ".tmp"; };
+  constexpr int kRuns = 200;
+  for (int i = 0; i < kRuns; ++i) std::filesystem::create_directories(run(i) + "/full");
+  uint64_t taken = 0;
+  while (fixture.log().CheckRoom()) {
+    REQUIRE(taken < 100 * kRun);
+    fixture.Append("s", std::to_string(taken++));
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  CHECK(test::ClassOf(fixture.log().CheckRoom()) == ErrorClass::kExhausted);
+  CHECK(taken >= 8 * kRun);
+  CHECK(Must(fixture.log().StreamPositions("s", 1, 1000)).size() == taken);
+  for (int i = 0; i < kRuns; ++i) std::filesystem::remove_all(run(i));
+  // The run that failed, and not only a next one.
+  WaitIndexed(fixture.database(), kRun);
+  fixture.Append("s", "x");
+  WaitIndexed(fixture.database(), taken);
+  Must(fixture.log().CheckRoom());
+  fixture.Reopen();
+  CHECK(Must(fixture.log().StreamPositions("s", 1, 1000)).size() == taken + 1);
+}
+
 TEST_CASE("a run that was ingested but not noted is ingested again") {
   // A crash between the two steps: the note is taken away.
   LogFixture fixture(8);
@@ -626,6 +685,35 @@ TEST_CASE("a run that was ingested but not noted is ingested again") {
     CHECK(Must(fixture.log().StreamPositions("s-" + std::to_string(stream), 1, 100)) == expected);
   }
   Must(fixture.log().Verify(nullptr, nullptr));
+}
+
+TEST_CASE("a run that a killed process left is not written over: it may be a name of a live file") {
+  LogFixture fixture(8);
+  for (int i = 0; i < 8; ++i) fixture.Append("s", "x");
+  WaitIndexed(fixture.database(), 8);
+  fixture.Close();
+  std::filesystem::path live;
+  for (const auto& entry : std::filesystem::directory_iterator(fixture.path())) {
+    if (entry.path().extension() == ".sst") live = entry.path();
+  }
+  REQUIRE_FALSE(live.empty());
+  const auto run = [&](int i) { return fixture.path() + "/run-" + std::to_string(i) + ".tmp"; };
+  constexpr int kRuns = 8;
+  for (int i = 0; i < kRuns; ++i) std::filesystem::create_hard_link(live, run(i));
+  SUBCASE("at the start they go") {
+    fixture.Open();
+    for (int i = 0; i < kRuns; ++i) REQUIRE_FALSE(std::filesystem::exists(run(i)));
+  }
+  SUBCASE("and beside a running database they are not opened") {
+    for (int i = 0; i < kRuns; ++i) std::filesystem::remove(run(i));
+    fixture.Open();
+    for (int i = 0; i < kRuns; ++i) std::filesystem::create_hard_link(live, run(i));
+  }
+  for (int i = 8; i < 16; ++i) fixture.Append("s", "x");
+  WaitIndexed(fixture.database(), 16);
+  Must(fixture.database().VerifyChecksums());
+  fixture.Reopen();
+  CHECK(Must(fixture.log().StreamPositions("s", 1, 100)).size() == 16);
 }
 
 // ---- verify

@@ -33,9 +33,9 @@ TEST_CASE("the frontier's root is RFC 9162's for every size to 300") {
     REQUIRE(MerkleFrontier::Parse(frontier.Serialize(), &parsed));
     REQUIRE(parsed.Root() == frontier.Root());
     entries.push_back("entry " + std::to_string(size * size));
-    frontier.Append(LeafHash(entries.back()));
+    frontier.Append(LeafHash({}, entries.back()));
     // A parsed frontier grows as the one it was taken from.
-    parsed.Append(LeafHash(entries.back()));
+    parsed.Append(LeafHash({}, entries.back()));
     REQUIRE(parsed.Root() == frontier.Root());
   }
 }
@@ -64,14 +64,14 @@ TEST_CASE("known roots of Certificate Transparency") {
         "0xe3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
   for (size_t i = 0; i < std::size(inputs); ++i) {
     CAPTURE(i);
-    frontier.Append(LeafHash(*core::FromHex(inputs[i])));
+    frontier.Append(LeafHash({}, *core::FromHex(inputs[i])));
     CHECK(frontier.Root().Hex() == roots[i]);
   }
 }
 
 TEST_CASE("bytes that are no frontier") {
   MerkleFrontier frontier;
-  for (int i = 0; i < 5; ++i) frontier.Append(LeafHash("x"));
+  for (int i = 0; i < 5; ++i) frontier.Append(LeafHash({}, "x"));
   const std::string good = frontier.Serialize();
   MerkleFrontier parsed;
   for (size_t size = 0; size < good.size(); ++size) {

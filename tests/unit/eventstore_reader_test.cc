@@ -100,6 +100,29 @@ TEST_CASE("a long stream is read in steps, both ways") {
   CHECK(fixture.Read(options) == expected);
 }
 
+TEST_CASE("a stream read backwards beside its writer gives each event once") {
+  Fixture fixture(100'000);
+  constexpr int kEvents = 600;  // of three look-ups
+  for (int i = 0; i < kEvents; ++i) fixture.Append("s", "t", "x");
+  std::jthread writer([&](std::stop_token stop) {
+    while (!stop.stop_requested()) fixture.Append("s", "t", "x");
+  });
+  for (int i = 0; i < 50; ++i) {
+    Reader reader(&fixture.store->log(), {Direction::kBackward, 0, "s", UINT64_MAX, "", ""});
+    LogEvent event;
+    leat::events::EventView view;
+    uint64_t expected = 0;
+    int steps = 0;
+    while (*reader.Next(&event, &view)) {
+      if (expected != 0) REQUIRE(event.version == expected);
+      expected = event.version - 1;
+      ++steps;
+    }
+    CHECK(expected == 0);
+    CHECK(steps >= kEvents);
+  }
+}
+
 TEST_CASE("a subscription catches up and goes live without a gap or a duplicate") {
   constexpr int kEvents = 2000;
   for (const bool one_stream : {false, true}) {

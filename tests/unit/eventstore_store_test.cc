@@ -377,6 +377,7 @@ TEST_CASE("a disk that refuses stops the store, and nothing that failed is told 
   CHECK_FALSE(failed.has_value());
   CHECK_FALSE(after.has_value());
   CHECK(visible == 1);
+  CHECK_FALSE(fixture.store().error().has_value());
   // Also when the disk has room again: what half-happened is not built upon.
   CHECK_FALSE(fixture.store().AppendOne(Make("a", {"4"})).has_value());
   fixture.Reopen();
@@ -384,6 +385,25 @@ TEST_CASE("a disk that refuses stops the store, and nothing that failed is told 
   CHECK(Must(fixture.store().AppendOne(Make("a", {"1"}, 0, "k1"))).repeated);
   CHECK_FALSE(Must(fixture.store().AppendOne(Make("a", {"2"}, 1, "k2"))).repeated);
   Must(fixture.store().log().Verify(nullptr, nullptr));
+}
+
+TEST_CASE("a full disk refuses appends, and takes them when it has room again") {
+  const TempFolder temp;
+  std::atomic<uint64_t> free_bytes = UINT64_MAX;
+  EventStoreOptions options;
+  options.database.path = temp.Sub("store");
+  options.database.resources = test::SmallResources();
+  options.database.free_bytes = [&] { return free_bytes.load(); };
+  const auto store = Must(EventStore::Open(options));
+  Must(store->AppendOne(Make("a", {"1"}, 0)));
+  free_bytes = kDiskReserveBytes - 1;
+  CHECK(test::ClassOf(store->AppendOne(Make("a", {"2"}, 1, "key"))) == ErrorClass::kExhausted);
+  CHECK(store->error().has_value());
+  CHECK(store->log().size() == 1);
+  free_bytes = kDiskReserveBytes;
+  CHECK_FALSE(Must(store->AppendOne(Make("a", {"2"}, 1, "key"))).repeated);
+  CHECK(ReadAll(*store) == std::vector<std::string>{"a:1", "a:2"});
+  Must(store->log().Verify(nullptr, nullptr));
 }
 
 TEST_CASE("large queues are bounded, and everything arrives") {

@@ -1,6 +1,7 @@
 // The decider's runner, the relay and the rebuilds, with a toy decider over the embedded transport.
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <thread>
 
 #include "bus/embedded/embedded_transport.h"
@@ -206,12 +207,14 @@ TEST_CASE("an input whose decision is an error stops the runner before it") {
     REQUIRE_FALSE(error.has_value());
     CHECK(error.error().message.find("cannot decide") != std::string::npos);
   }
-  // What came before it in the same batch is staged and cannot be taken back: nobody may build on that.
+  // What came before it in the same batch is not committed, and nobody builds on it: it is decided again.
   CHECK(shard->log()->size() == 0);
-  DeciderRunner again(shard.get(), &counter, transport.get(), Input());
-  CHECK(test::ClassOf(again.Start()) == ErrorClass::kConflict);
-  CHECK(test::ClassOf(RebuildFromLog(shard.get(), &counter, Input(), 0, nullptr)) ==
-        ErrorClass::kConflict);
+  {
+    DeciderRunner again(shard.get(), &counter, transport.get(), Input());
+    Must(again.Start());
+    CHECK_FALSE(again.status().WaitApplied(2, kPatience));
+    CHECK_FALSE(again.status().error().has_value());
+  }
   // Opened anew it is where it was.
   shard.reset();
   shard = OpenShard(temp.Sub("shard"));
@@ -221,6 +224,145 @@ TEST_CASE("an input whose decision is an error stops the runner before it") {
   Must(anew.Start());
   REQUIRE(anew.status().WaitApplied(1, kPatience));
   CHECK(ReadLog(*shard->log()) == expected.events);
+}
+
+TEST_CASE("of a decision that cannot be evolved nothing is ever committed") {
+  const TempFolder temp;
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  Decision good, half;
+  good.Add("counter-b", test::kCounted, 5, "b", "b=1");
+  half.Add("counter-a", test::kCounted, 5, "a", "a=1");
+  half.Add("counter-a", test::kCounted, 5, "a", "a=3");
+  Must(StageDecision(shard.get(), &counter, good, nullptr));
+  CHECK(test::ClassOf(StageDecision(shard.get(), &counter, half, nullptr)) ==
+        ErrorClass::kInternal);
+  CHECK_FALSE(shard->HasStaged());
+  CHECK(shard->log()->StagedBytes() == 0);
+  Must(shard->Commit(true));
+  CHECK(shard->log()->size() == 0);
+  CHECK(test::Rows(shard->database()).empty());
+  // The shard goes on.
+  Must(StageDecision(shard.get(), &counter, good, nullptr));
+  Must(shard->Commit(true));
+  CHECK(test::Rows(shard->database()) == std::map<std::string, std::string>{{"c/b", "1"}});
+  Must(shard->log()->Verify(nullptr, nullptr));
+}
+
+TEST_CASE("an event beyond the limits is refused before anything is staged of its decision") {
+  const TempFolder temp;
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  Decision good, large;
+  good.Add("counter-b", test::kCounted, 5, "b", "b=1");
+  large.Add("counter-a", test::kCounted, 5, "a", "a=1");
+  large.Add("counter-a", test::kCounted, 5, std::string(events::kAttributeBytesMax + 1, 'k'),
+            "a=2");
+  Must(StageDecision(shard.get(), &counter, good, nullptr));
+  CHECK(test::ClassOf(StageDecision(shard.get(), &counter, large, nullptr)) ==
+        ErrorClass::kInvalid);
+  CHECK(shard->HasStaged());
+  Must(shard->Commit(true));
+  CHECK(ReadLog(*shard->log()) ==
+        std::vector<std::string>{"test.counted.v1 counter-b b b=1 -"});
+}
+
+TEST_CASE("a full disk refuses a commit, which can be made when there is room again") {
+  const TempFolder temp;
+  std::atomic<uint64_t> free_bytes = UINT64_MAX;
+  ShardOptions options;
+  options.path = temp.Sub("shard");
+  options.name = "counter-0";
+  options.has_log = true;
+  options.resources = test::SmallResources();
+  options.free_bytes = [&] { return free_bytes.load(); };
+  const auto shard = Must(Shard::Open(options));
+  Counter counter;
+  Decision decision;
+  decision.Add("counter-a", test::kCounted, 5, "a", "a=1");
+  free_bytes = 0;
+  Must(StageDecision(shard.get(), &counter, decision, nullptr));
+  CHECK(test::ClassOf(shard->Commit(true)) == ErrorClass::kExhausted);
+  CHECK_FALSE(shard->HasStaged());
+  CHECK(shard->error().has_value());
+  CHECK(shard->log()->size() == 0);
+  free_bytes = UINT64_MAX;
+  Must(StageDecision(shard.get(), &counter, decision, nullptr));
+  Must(shard->Commit(true));
+  CHECK(shard->log()->size() == 1);
+  CHECK(test::Rows(shard->database()) == std::map<std::string, std::string>{{"c/a", "1"}});
+  Must(shard->log()->Verify(nullptr, nullptr));
+}
+
+// Remembers what it was given of each event.
+class Recorder final : public Evolver {
+ public:
+  Status Evolve(State*, const events::EventView& event, uint64_t position) override {
+    seen.emplace_back(position, events::Event(event));
+    return {};
+  }
+  std::vector<std::pair<uint64_t, events::Event>> seen;
+};
+
+TEST_CASE("an event is evolved when it is decided as it is when it is read again") {
+  const TempFolder temp;
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Recorder live, again;
+  Decision decision;
+  decision.Add("a", test::kCounted, 5, "k", "1");
+  decision.Add("b", test::kCounted, 6, "k", "2", "my id");
+  decision.Add("a", test::kCounted, 7, "", "3");
+  const events::Cause cause{"asked", 0, 6, 0, 0};
+  Must(StageDecision(shard.get(), &live, decision, &cause));
+  Must(shard->Commit(true));
+  Must(RebuildFromLog(shard.get(), &again, Input(), 0, nullptr));
+  REQUIRE(live.seen.size() == 3);
+  REQUIRE(again.seen.size() == 3);
+  for (size_t i = 0; i < 3; ++i) {
+    CHECK(live.seen[i].first == again.seen[i].first);
+    test::CheckSame(live.seen[i].second.view(), again.seen[i].second.view());
+  }
+  CHECK(live.seen[2].second.view().streamversion == 2);
+}
+
+TEST_CASE("what a commit holds counts its events") {
+  const TempFolder temp;
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Recorder recorder;
+  Decision decision;
+  decision.Add("a", test::kCounted, 5, "k", std::string(1u << 20, 'x'));
+  Must(StageDecision(shard.get(), &recorder, decision, nullptr));
+  CHECK(shard->StagedBytes() > 1u << 20);
+}
+
+TEST_CASE("an input whose other half does not come is not decided in part") {
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("asked", 1));
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  Must(transport->Publish("asked", {CountInput("a", 1, true)}));
+  RunnerOptions options = Input();
+  SUBCASE("when the runner is stopped") {
+    DeciderRunner runner(shard.get(), &counter, transport.get(), options);
+    Must(runner.Start());
+    while (counter.decided < 1) std::this_thread::yield();
+  }
+  SUBCASE("when it ends at an offset") {
+    options.stop_at = 1;
+    DeciderRunner runner(shard.get(), &counter, transport.get(), options);
+    Must(runner.Start());
+    CHECK_FALSE(runner.status().WaitApplied(1, kPatience));
+    CHECK(runner.status().error().has_value());
+  }
+  CHECK(shard->log()->size() == 0);
+  CHECK_FALSE(shard->HasStaged());
+  CHECK(Must(shard->Input("asked", 0)).next == 0);
+  Must(transport->Publish("asked", {CountInput("a", 1)}));
+  DeciderRunner runner(shard.get(), &counter, transport.get(), Input());
+  Must(runner.Start());
+  REQUIRE(runner.status().WaitApplied(2, kPatience));
+  CHECK(ReadLog(*shard->log()).size() == 2);
 }
 
 TEST_CASE("an input and those it continues in are one commit") {
@@ -364,6 +506,86 @@ TEST_CASE("a gap in the input stops the runner") {
   CHECK(Must(shard->Input("asked", 0)).next == before);
 }
 
+// A transport of which some calls fail for a while.
+class Unsteady final : public bus::Transport {
+ public:
+  explicit Unsteady(bus::Transport* inner) : inner_(inner) {}
+
+  std::atomic<int> polls_to_fail{0};
+  std::atomic<int> publishes_to_lose{0};  // never arrive
+  std::atomic<int> confirms_to_lose{0};   // arrive, and nobody hears of it
+
+  bus::Features features() const override { return inner_->features(); }
+  Status CreateTopic(std::string_view topic, uint32_t partitions) override {
+    return inner_->CreateTopic(topic, partitions);
+  }
+  Result<std::vector<bus::TopicInfo>> Topics() override { return inner_->Topics(); }
+  Result<std::vector<events::Position>> Publish(std::string_view topic,
+                                                const std::vector<events::Event>& events) override {
+    return inner_->Publish(topic, events);
+  }
+  Status PublishAt(std::string_view topic, uint32_t partition, uint64_t offset,
+                   std::vector<events::Event> events) override {
+    if (publishes_to_lose > 0) {
+      --publishes_to_lose;
+      return Fail(ErrorClass::kUnavailable, "no broker");
+    }
+    LEAT_TRY(inner_->PublishAt(topic, partition, offset, std::move(events)));
+    if (confirms_to_lose == 0) return {};
+    --confirms_to_lose;
+    return Fail(ErrorClass::kUnavailable, "no answer");
+  }
+  Result<std::unique_ptr<bus::Subscription>> Subscribe(std::string_view topic, uint32_t partition,
+                                                       uint64_t offset) override {
+    LEAT_ASSIGN(auto subscription, inner_->Subscribe(topic, partition, offset));
+    return std::make_unique<Failing>(std::move(subscription), &polls_to_fail);
+  }
+  Result<bus::PartitionEnd> End(std::string_view topic, uint32_t partition) override {
+    return inner_->End(topic, partition);
+  }
+
+ private:
+  class Failing final : public bus::Subscription {
+   public:
+    Failing(std::unique_ptr<bus::Subscription> inner, std::atomic<int>* left)
+        : inner_(std::move(inner)), left_(left) {}
+    Status Poll(const bus::PollLimits& limits, bus::MessageBatch* batch) override {
+      if (*left_ == 0) return inner_->Poll(limits, batch);
+      --*left_;
+      return Fail(ErrorClass::kUnavailable, "no broker");
+    }
+    void Seek(uint64_t offset) override { inner_->Seek(offset); }
+    void Wake() override { inner_->Wake(); }
+
+   private:
+    std::unique_ptr<bus::Subscription> inner_;
+    std::atomic<int>* left_;
+  };
+  bus::Transport* inner_;
+};
+
+TEST_CASE("a runner waits for a transport that is away, and stops when it is told to") {
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("asked", 1));
+  Unsteady unsteady(transport.get());
+  Expected expected;
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  unsteady.polls_to_fail = 3;
+  {
+    DeciderRunner runner(shard.get(), &counter, &unsteady, Input());
+    Must(runner.Start());
+    Publish(*transport, &expected, "a", 2);
+    REQUIRE(runner.status().WaitApplied(1, kPatience));
+    CHECK(runner.status().error().has_value());
+    CHECK(unsteady.polls_to_fail == 0);
+    unsteady.polls_to_fail = 1'000'000;
+    while (unsteady.polls_to_fail == 1'000'000) std::this_thread::yield();
+  }
+  CHECK(ReadLog(*shard->log()) == expected.events);
+}
+
 // ---- relay and rebuild
 
 class Relayed {
@@ -444,6 +666,24 @@ TEST_CASE("the relay publishes everything once, over restarts at any moment") {
   REQUIRE_FALSE(batch.messages.empty());
   CHECK(batch.messages[0].event.streamversion == 1);
   CHECK(events::EventId(batch.messages[0].event).starts_with("asked/0@"));
+}
+
+TEST_CASE("a relay goes on after a transport that was away, whatever had arrived") {
+  Relayed world;
+  world.Ask("a", 3);
+  world.Run(false);
+  Unsteady unsteady(&world.transport());
+  unsteady.publishes_to_lose = 2;
+  unsteady.confirms_to_lose = 1;
+  {
+    Relay relay(world.shard().log(), &unsteady, "counted", 0);
+    Must(relay.Start());
+    REQUIRE(relay.status().WaitApplied(3, kPatience));
+    CHECK(relay.status().error().has_value());
+  }
+  world.Ask("a", 1);
+  world.Run();
+  world.CheckAll();
 }
 
 TEST_CASE("a relay does not start on a topic that is longer than its log") {
@@ -586,6 +826,31 @@ TEST_CASE("a shard's rows are rebuilt from its own log") {
   world.Ask("k0", 1);
   world.Run();
   world.CheckAll();
+}
+
+TEST_CASE("a rebuild keeps to the input that was decided from") {
+  Relayed world;
+  for (int i = 0; i < 4; ++i) world.Ask("a", 1);
+  world.Run();
+  const uint32_t incarnation = Must(world.shard().Input("asked", 0)).incarnation;
+  REQUIRE(incarnation != 0);
+  const auto rebuild = [&](uint32_t input) {
+    return RebuildFromLog(&world.shard(), &world.counter(), Input(), input, nullptr);
+  };
+  CHECK(test::ClassOf(rebuild(incarnation + 2)) == ErrorClass::kConflict);
+  CHECK_FALSE(Must(world.shard().Rebuilding()));
+  CHECK(test::Rows(world.shard().database()) == world.expected().rows);
+  // An input that does not tell is taken to be the one.
+  Must(rebuild(0));
+  CHECK(Must(world.shard().Input("asked", 0)).next == 4);
+  CHECK(Must(world.shard().Input("asked", 0)).incarnation == incarnation);
+  // Also of a rebuild that was interrupted.
+  Must(world.shard().ClearRows());
+  world.ReopenShard();
+  CHECK(Must(world.shard().Input("asked", 0)).next == 0);
+  CHECK(test::ClassOf(rebuild(incarnation + 2)) == ErrorClass::kConflict);
+  Must(rebuild(incarnation));
+  CHECK(test::Rows(world.shard().database()) == world.expected().rows);
 }
 
 TEST_CASE("a rebuild that was interrupted is made again before anything is decided") {
