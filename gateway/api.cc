@@ -947,6 +947,7 @@ struct Api::Impl {
   Status Failure() const {
     LEAT_TRY(services_.ledger->error());
     LEAT_TRY(services_.balances->error());
+    LEAT_TRY(services_.transport->error());
     return {};
   }
 

@@ -57,7 +57,11 @@ bool Service::WaitApplied(uint64_t next, std::chrono::milliseconds timeout) cons
     std::lock_guard lock(mutex_);
     runner = runner_;
   }
-  return runner != nullptr && runner->status().WaitApplied(next, timeout);
+  if (runner == nullptr) {
+    std::this_thread::sleep_for(timeout);  // it is being rebuilt
+    return false;
+  }
+  return runner->status().WaitApplied(next, timeout);
 }
 
 Status Service::error() const {
