@@ -22,6 +22,8 @@ struct Features {
   bool durable = true;           // acknowledged means on the disk
   bool seek = true;              // a subscription may start at any offset
   bool publish_from_many = true; // several processes at once
+  bool publish_at = true;        // PublishAt
+  bool end_at_once = true;       // what End tells can be polled without waiting
   size_t message_bytes_max = events::kDataBytesMax;
   uint32_t topics_max = 0;       // 0: no limit but memory and disk
 };
@@ -35,6 +37,8 @@ struct TopicInfo {
 struct Message {
   uint64_t offset = 0;
   events::EventView event;
+  // Not empty: this is no event, and why; `event` has nothing but the original bytes, as its data.
+  std::string_view problem;
 };
 
 // Messages of one partition, in order, with what keeps their views alive.
@@ -90,6 +94,9 @@ class Publisher {
   // kExhausted.
   virtual Result<std::vector<events::Position>> Publish(std::string_view topic,
                                                         const std::vector<events::Event>& events) = 0;
+  // The same to one partition, whatever the keys are; a topic with an owner takes it. For a relay.
+  virtual Result<std::vector<events::Position>> PublishTo(std::string_view topic, uint32_t partition,
+                                                          const std::vector<events::Event>& events) = 0;
   // Publishes to one partition, the first at `offset`: refused with kConflict unless that is the partition's end. For a
   // relay, which knows what it has published.
   virtual Status PublishAt(std::string_view topic, uint32_t partition, uint64_t offset,

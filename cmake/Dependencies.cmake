@@ -13,4 +13,6 @@ find_package(doctest CONFIG REQUIRED)
 
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(CryptoPP REQUIRED IMPORTED_TARGET libcrypto++)
+pkg_check_modules(RdKafka REQUIRED IMPORTED_TARGET rdkafka)
+pkg_check_modules(RabbitMq REQUIRED IMPORTED_TARGET librabbitmq)
 pkg_check_modules(XxHash REQUIRED IMPORTED_TARGET libxxhash)

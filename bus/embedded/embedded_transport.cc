@@ -20,7 +20,7 @@ Result<size_t> Take(const eventstore::LogEvent& event, uint64_t offset,
                     const eventstore::LogCursor& cursor, MessageBatch* batch) {
   if (event.purged) return size_t{0};
   LEAT_ASSIGN(auto view, event.Decode());
-  batch->messages.push_back({offset, std::move(view)});
+  batch->messages.push_back({offset, std::move(view), {}});
   if (!batch->pins.empty() && batch->pins.back() == cursor.pin()) return size_t{0};
   batch->pins.push_back(cursor.pin());
   return cursor.pin()->size();
@@ -303,6 +303,25 @@ Result<std::vector<events::Position>> EmbeddedTransport::Publish(
   for (const auto& [partition, i] : places) {
     out.push_back({std::string(topic), partition,
                    appended[index_of[partition]].first_version - 1 + i,
+                   store_->log().incarnation()});
+  }
+  return out;
+}
+
+Result<std::vector<events::Position>> EmbeddedTransport::PublishTo(
+    std::string_view topic, uint32_t partition, const std::vector<events::Event>& events) {
+  LEAT_ASSIGN(const Topic entry, Find(topic, partition));
+  if (!entry.mounted.empty()) {
+    return Fail(ErrorClass::kConflict, "topic " + std::string(topic) + " is a mounted log");
+  }
+  if (events.empty()) return std::vector<events::Position>{};
+  eventstore::Append append;
+  append.stream = StreamOf(topic, partition);
+  append.events = events;
+  LEAT_ASSIGN(const auto appended, store_->AppendOne(std::move(append)));
+  std::vector<events::Position> out;
+  for (size_t i = 0; i < events.size(); ++i) {
+    out.push_back({std::string(topic), partition, appended.first_version - 1 + i,
                    store_->log().incarnation()});
   }
   return out;

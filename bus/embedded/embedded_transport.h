@@ -44,6 +44,8 @@ class EmbeddedTransport final : public Transport {
   Result<PartitionEnd> End(std::string_view topic, uint32_t partition) override;
   Result<std::vector<events::Position>> Publish(std::string_view topic,
                                                 const std::vector<events::Event>& events) override;
+  Result<std::vector<events::Position>> PublishTo(std::string_view topic, uint32_t partition,
+                                                  const std::vector<events::Event>& events) override;
   Status PublishAt(std::string_view topic, uint32_t partition, uint64_t offset,
                    std::vector<events::Event> events) override;
 

@@ -2,6 +2,7 @@
 // to the list in transport_test.cc.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -33,10 +34,12 @@ struct CaseResult {
   std::string name;
   uint64_t assertions = 0;
   bool ran = false;
+  std::chrono::steady_clock::duration took{};
   std::string skipped;  // why, where `Features` says that the transport cannot do it
 };
 
-// Runs every case, each on a harness of its own, as doctest subcases of the test case that calls it.
-std::vector<CaseResult> RunSuite(const TransportUnderTest& transport);
+// Runs every case, each on a harness of its own, and tells how it ended.
+void RunSuite(const TransportUnderTest& transport,
+              const std::function<void(const CaseResult&)>& on_result);
 
 }  // namespace leat::conformance

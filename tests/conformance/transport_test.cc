@@ -7,7 +7,9 @@
 #include <map>
 
 #include "bus/embedded/embedded_transport.h"
+#include "bus/kafka/kafka_transport.h"
 #include "tests/conformance/suite.h"
+#include "tests/support/broker.h"
 #include "tests/support/test_support.h"
 
 namespace leat::conformance {
@@ -31,10 +33,33 @@ class EmbeddedHarness final : public Harness {
   std::unique_ptr<bus::EmbeddedTransport> transport_;
 };
 
-// The transports: a line each.
+// One broker for all cases, and topics of its own for each.
+class KafkaHarness final : public Harness {
+ public:
+  KafkaHarness() {
+    static test::Broker broker("kafka", 19292);
+    static int harnesses = 0;
+    options_.properties["bootstrap.servers"] = broker.address();
+    options_.topic_prefix = "case" + std::to_string(++harnesses) + ".";
+    Reopen();
+  }
+  bus::Transport& transport() override { return *transport_; }
+  void Reopen() override {
+    transport_.reset();
+    transport_ = test::Must(bus::KafkaTransport::Open(options_));
+  }
+  bool CreateOwnedTopic(const std::string&) override { return false; }
+
+ private:
+  bus::KafkaOptions options_;
+  std::unique_ptr<bus::KafkaTransport> transport_;
+};
+
+// The transports: a line each. One is run per ctest: LEAT_TRANSPORT names it.
 std::vector<TransportUnderTest> Transports() {
   return {
       {"embedded", [] { return std::make_unique<EmbeddedHarness>(); }},
+      {"kafka", [] { return std::make_unique<KafkaHarness>(); }},
   };
 }
 
@@ -51,21 +76,27 @@ std::vector<std::string> RequiredCases() {
 
 TEST_CASE("every transport passes the suite") {
   std::map<std::string, uint64_t> ran;
-  std::printf("%-12s %-40s %10s\n", "transport", "case", "assertions");
+  std::printf("%-12s %-40s %10s %8s\n", "transport", "case", "assertions", "seconds");
+  const char* chosen = std::getenv("LEAT_TRANSPORT");
+  REQUIRE_MESSAGE(chosen != nullptr, "LEAT_TRANSPORT names the transport: embedded, kafka, rabbitmq");
   for (const TransportUnderTest& transport : Transports()) {
-    for (const CaseResult& result : RunSuite(transport)) {
+    if (transport.name != chosen) continue;
+    RunSuite(transport, [&](const CaseResult& result) {
       if (result.ran) ran[transport.name + ": " + result.name] = result.assertions;
-      std::printf("%-12s %-40s %10s\n", transport.name.c_str(), result.name.c_str(),
+      std::printf("%-12s %-40s %10s %8.2f\n", transport.name.c_str(), result.name.c_str(),
                   result.ran ? std::to_string(result.assertions).c_str()
-                             : ("not run: " + result.skipped).c_str());
+                             : ("not run: " + result.skipped).c_str(),
+                  std::chrono::duration<double>(result.took).count());
       std::fflush(stdout);
-    }
+    });
   }
   const auto required = RequiredCases();
   CHECK_FALSE(required.empty());
   for (const std::string& line : required) {
+    if (!line.starts_with(std::string(chosen) + ": ")) continue;
     CHECK_MESSAGE(ran[line] > 0, "required, and did not run: ", line);
   }
+  CHECK_FALSE(ran.empty());
   // The other way round: a case that is not required could be lost without a word.
   for (const auto& [name, assertions] : ran) {
     CHECK_MESSAGE(std::find(required.begin(), required.end(), name) != required.end(),

@@ -524,6 +524,10 @@ class Unsteady final : public bus::Transport {
                                                 const std::vector<events::Event>& events) override {
     return inner_->Publish(topic, events);
   }
+  Result<std::vector<events::Position>> PublishTo(std::string_view topic, uint32_t partition,
+                                                  const std::vector<events::Event>& events) override {
+    return inner_->PublishTo(topic, partition, events);
+  }
   Status PublishAt(std::string_view topic, uint32_t partition, uint64_t offset,
                    std::vector<events::Event> events) override {
     if (publishes_to_lose > 0) {

@@ -1,0 +1,108 @@
+#include "bus/attributes.h"
+
+#include <limits>
+
+#include "core/bytes.h"
+#include "core/clock.h"
+
+namespace leat::bus {
+namespace {
+
+// Cuts what lies before `end` off the front of `text`; false when it is not there.
+bool Cut(std::string_view* text, char end, std::string_view* part) {
+  const size_t at = text->find(end);
+  if (at == std::string_view::npos) return false;
+  *part = text->substr(0, at);
+  text->remove_prefix(at + 1);
+  return true;
+}
+
+template <typename T>
+bool Number(std::string_view text, T* out) {
+  const auto value = core::ParseUint64(text);
+  if (!value || *value > std::numeric_limits<T>::max()) return false;
+  *out = static_cast<T>(*value);
+  return true;
+}
+
+bool ParseCause(std::string_view text, events::Cause* cause) {
+  std::string_view partition, offset, n;
+  return Cut(&text, '/', &cause->topic) && Cut(&text, '@', &partition) && Cut(&text, '#', &offset) &&
+         Cut(&text, '/', &n) && !cause->topic.empty() && Number(partition, &cause->partition) &&
+         Number(offset, &cause->offset) && Number(n, &cause->n) && Number(text, &cause->m);
+}
+
+}  // namespace
+
+void WriteAttributeTexts(const events::EventView& event, AttributeTexts* texts) {
+  texts->time = core::FormatTime(event.time_us);
+  texts->id.clear();
+  texts->version.clear();
+  texts->cause.clear();
+  if (event.streamversion) texts->version = std::to_string(*event.streamversion);
+  if (!event.cause) return;
+  if (event.id.empty()) texts->id = events::EventId(event);
+  events::EventView derived;
+  derived.cause = event.cause;
+  texts->cause = events::EventId(derived) + "/" + std::to_string(event.cause->m);
+}
+
+Status TakeAttribute(std::string_view name, std::string_view text, events::EventView* event) {
+  const auto wrong = [&](std::string remedy) {
+    return Invalid(std::string(name) + ": \"" + std::string(text.substr(0, 64)) + "\" is wrong", std::move(remedy));
+  };
+  if (name == "type") {
+    event->type = text;
+  } else if (name == "id") {
+    event->id = text;
+  } else if (name == "source") {
+    event->source = text;
+  } else if (name == "time") {
+    auto time = core::ParseTime(text);
+    if (!time) return wrong("write RFC 3339");
+    event->time_us = *time;
+  } else if (name == "subject") {
+    event->subject = text;
+  } else if (name == "dataschema") {
+    event->dataschema = text;
+  } else if (name == "partitionkey") {
+    event->partitionkey = text;
+  } else if (name == "streamversion") {
+    uint64_t version = 0;
+    if (!Number(text, &version)) return wrong("write a decimal number");
+    event->streamversion = version;
+  } else if (name == "correlationid") {
+    event->correlationid = text;
+  } else if (name == "causationid") {
+    event->causationid = text;
+  } else if (name == "traceparent") {
+    event->traceparent = text;
+  } else if (name == "cause") {
+    events::Cause cause;
+    if (!ParseCause(text, &cause)) return wrong("write <topic>/<partition>@<offset>#<n>/<m>");
+    event->cause = cause;
+  } else {
+    if (event->extensions.size() >= events::kExtensionsMax) {
+      return Invalid("extensions: there are more than " + std::to_string(events::kExtensionsMax));
+    }
+    event->extensions.emplace_back(name, text);
+  }
+  return {};
+}
+
+Status FinishAttributes(bool has_spec_version, events::EventView* event) {
+  if (!has_spec_version) {
+    return Invalid("specversion: is not " + std::string(kSpecVersion), "send CloudEvents 1.0");
+  }
+  if (event->type.empty()) return Invalid("type: is missing", "every CloudEvent has one");
+  if (event->datacontenttype == events::kProtobufContentType) event->datacontenttype = {};
+  if (event->cause && !event->id.empty()) {
+    // An id that its cause gives is not kept twice.
+    events::EventView derived;
+    derived.cause = event->cause;
+    if (events::EventId(derived) == event->id) event->id = {};
+  }
+  return events::CheckLimits(*event);
+}
+
+}  // namespace leat::bus

@@ -1,0 +1,772 @@
+#include "bus/kafka/kafka_transport.h"
+
+#include <librdkafka/rdkafka.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "bus/attributes.h"
+#include "bus/partitioner.h"
+#include "core/log.h"
+#include "events/codec.h"
+
+namespace leat::bus {
+namespace {
+
+constexpr std::string_view kComponent = "kafka";
+constexpr std::string_view kHeaderPrefix = "ce_";
+constexpr std::string_view kContentTypeHeader = "content-type";
+// An event's data with its headers and Kafka's own overhead.
+constexpr size_t kMessageBytesMax = events::kDataBytesMax + (1u << 20);
+constexpr auto kPollStep = std::chrono::milliseconds(100);
+constexpr auto kRetryPause = std::chrono::milliseconds(2);
+constexpr size_t kErrorTextMax = 512;
+
+// What we set where the user sets nothing else. Lower-level than topics and offsets nothing here is ours.
+const std::pair<const char*, const char*> kCommonDefaults[] = {
+    {"client.id", "leat"},
+    {"socket.keepalive.enable", "true"},
+    {"socket.nagle.disable", "true"},
+    // A broker that was restarted is found again within a second, not within ten.
+    {"reconnect.backoff.ms", "50"},
+    {"reconnect.backoff.max.ms", "1000"},
+    {"topic.metadata.refresh.fast.interval.ms", "100"},
+    {"log.connection.close", "false"},
+};
+const std::pair<const char*, const char*> kProducerDefaults[] = {
+    {"enable.idempotence", "true"},
+    {"acks", "all"},
+    {"compression.codec", "lz4"},
+    // No lingering: while requests are under way, what is published meanwhile waits, and becomes the next batch. So batches
+    // grow with the load and a lone event does not wait.
+    {"linger.ms", "0"},
+    {"queue.buffering.max.messages", "1000000"},
+    {"queue.buffering.max.kbytes", "262144"},
+    {"message.timeout.ms", "60000"},
+};
+const std::pair<const char*, const char*> kConsumerDefaults[] = {
+    {"enable.auto.commit", "false"},
+    {"enable.auto.offset.store", "false"},
+    {"allow.auto.create.topics", "false"},
+    {"auto.offset.reset", "error"},
+    {"fetch.message.max.bytes", "4194304"},
+    // A partition that is followed anew waits for the fetch under way, which for a quiet broker takes this long (half a second
+    // by default, and that was the time of every seek). A message ends the wait at once.
+    {"fetch.wait.max.ms", "50"},
+    // A partition whose queue is full is not fetched for a whole second: it must hold more than a second's work.
+    {"queued.min.messages", "1000000"},
+    {"queued.max.messages.kbytes", "524288"},
+};
+
+struct KafkaDeleter {
+  void operator()(rd_kafka_t* handle) const { rd_kafka_destroy(handle); }
+  void operator()(rd_kafka_topic_t* topic) const { rd_kafka_topic_destroy(topic); }
+  void operator()(rd_kafka_queue_t* queue) const { rd_kafka_queue_destroy(queue); }
+  void operator()(rd_kafka_conf_t* conf) const { rd_kafka_conf_destroy(conf); }
+  void operator()(rd_kafka_topic_conf_t* conf) const { rd_kafka_topic_conf_destroy(conf); }
+  void operator()(rd_kafka_event_t* event) const { rd_kafka_event_destroy(event); }
+  void operator()(rd_kafka_NewTopic_t* topic) const { rd_kafka_NewTopic_destroy(topic); }
+  void operator()(rd_kafka_AdminOptions_t* options) const { rd_kafka_AdminOptions_destroy(options); }
+  void operator()(const rd_kafka_metadata_t* metadata) const { rd_kafka_metadata_destroy(metadata); }
+};
+template <typename T>
+using Owned = std::unique_ptr<T, KafkaDeleter>;
+
+int Milliseconds(std::chrono::milliseconds time) { return static_cast<int>(time.count()); }
+
+ErrorClass ClassOf(rd_kafka_resp_err_t error) {
+  switch (error) {
+    case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+    case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+    case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+      return ErrorClass::kNotFound;
+    case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+    case RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE:
+    case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
+    case RD_KAFKA_RESP_ERR_INVALID_REPLICATION_FACTOR:
+    case RD_KAFKA_RESP_ERR_INVALID_PARTITIONS:
+    case RD_KAFKA_RESP_ERR_INVALID_CONFIG:
+    case RD_KAFKA_RESP_ERR_POLICY_VIOLATION:
+    case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
+    case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+    case RD_KAFKA_RESP_ERR__SSL:
+      return ErrorClass::kInvalid;
+    case RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION:
+    case RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE:
+      return ErrorClass::kUnsupported;
+    default:
+      return ErrorClass::kUnavailable;
+  }
+}
+
+std::unexpected<Error> Broken(const std::string& what, rd_kafka_resp_err_t error,
+                              std::string remedy = {}) {
+  return Fail(ClassOf(error), "kafka: " + what + ": " + rd_kafka_err2str(error), std::move(remedy));
+}
+
+void OnLog(const rd_kafka_t*, int level, const char* facility, const char* text) {
+  constexpr int kSyslogError = 3, kSyslogWarning = 4, kSyslogInfo = 6;
+  // A consumer is told of properties for producers, and the other way round.
+  if (std::string_view(facility) == "CONFWARN") level = kSyslogInfo + 1;
+  // An unreachable broker is an error of the call that needed it; until then it is tried again.
+  const auto as = level < kSyslogError    ? core::LogLevel::kError
+                  : level <= kSyslogWarning ? core::LogLevel::kWarning
+                  : level <= kSyslogInfo    ? core::LogLevel::kInfo
+                                            : core::LogLevel::kDebug;
+  core::Log(as, kComponent, std::string(facility) + ": " + text);
+}
+
+int OnStatistics(rd_kafka_t*, char* json, size_t size, void*) {
+  core::Log(core::LogLevel::kInfo, kComponent, "statistics: " + std::string(json, size));
+  return 0;
+}
+
+// The newest thing that was wrong with the cluster as a whole, for the errors of calls that time out. Thread-safe.
+class LastError {
+ public:
+  void Set(rd_kafka_resp_err_t error, std::string_view text) {
+    std::lock_guard lock(mutex_);
+    // That all are down says less than why the last one is.
+    if (error == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN && !text_.empty()) return;
+    error_ = error;
+    text_ = text;
+  }
+  // `otherwise` when nothing was wrong.
+  std::pair<rd_kafka_resp_err_t, std::string> Get(rd_kafka_resp_err_t otherwise) const {
+    std::lock_guard lock(mutex_);
+    if (text_.empty()) return {otherwise, rd_kafka_err2str(otherwise)};
+    return {error_, text_};
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  rd_kafka_resp_err_t error_ = RD_KAFKA_RESP_ERR_NO_ERROR;
+  std::string text_;
+};
+
+void OnError(rd_kafka_t*, int error, const char* text, void* opaque) {
+  static_cast<LastError*>(opaque)->Set(static_cast<rd_kafka_resp_err_t>(error), text);
+}
+
+// The reports of one publish. Lives on the publisher's stack, which waits for all of them.
+struct Reports {
+  struct One {
+    Reports* all = nullptr;
+    int64_t offset = -1;
+    rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR;
+  };
+  std::vector<One> each;
+  size_t left = 0;  // guarded by mutex
+  std::mutex mutex;
+  std::condition_variable done;
+
+  void Done(size_t count) {
+    std::lock_guard lock(mutex);
+    left -= count;
+    if (left == 0) done.notify_one();
+  }
+  void Wait() {
+    std::unique_lock lock(mutex);
+    done.wait(lock, [&] { return left == 0; });
+  }
+};
+
+void OnReport(rd_kafka_t*, const rd_kafka_message_t* message, void*) {
+  auto* report = static_cast<Reports::One*>(message->_private);
+  report->offset = message->offset;
+  report->error = message->err;
+  report->all->Done(1);
+}
+
+// One idempotent producer with the thread that serves its reports. Thread-safe.
+class Producer {
+ public:
+  explicit Producer(Owned<rd_kafka_t> handle) : handle_(std::move(handle)) {
+    thread_ = std::jthread([this](std::stop_token stop) {
+      while (!stop.stop_requested()) rd_kafka_poll(handle_.get(), Milliseconds(kPollStep));
+    });
+  }
+  ~Producer() {
+    thread_.request_stop();
+    thread_.join();
+  }
+  rd_kafka_t* handle() const { return handle_.get(); }
+  bool failed() const { return rd_kafka_fatal_error(handle_.get(), nullptr, 0) != RD_KAFKA_RESP_ERR_NO_ERROR; }
+
+ private:
+  Owned<rd_kafka_t> handle_;
+  std::jthread thread_;
+};
+
+// A consumer that follows any number of partitions, each once.
+struct Consumer {
+  Owned<rd_kafka_t> handle;
+  std::set<std::pair<std::string, uint32_t>> followed;  // guarded by the transport's mutex
+};
+
+// The event in a message, by the CloudEvents Kafka binding. Views into the message, or into `structured`.
+Status ReadEvent(const rd_kafka_message_t& message, events::EventView* event,
+                 std::vector<events::Event>* structured) {
+  event->data = {static_cast<const char*>(message.payload), message.len};
+  bool has_spec_version = false;
+  rd_kafka_headers_t* headers = nullptr;
+  if (rd_kafka_message_headers(&message, &headers) == RD_KAFKA_RESP_ERR_NO_ERROR) {
+    const char* raw_name = nullptr;
+    const void* value = nullptr;
+    size_t size = 0;
+    for (size_t i = 0; rd_kafka_header_get_all(headers, i, &raw_name, &value, &size) ==
+                       RD_KAFKA_RESP_ERR_NO_ERROR;
+         ++i) {
+      std::string_view name(raw_name);
+      const std::string_view text(static_cast<const char*>(value), size);
+      if (name == kContentTypeHeader) {
+        event->datacontenttype = text;
+        continue;
+      }
+      if (!name.starts_with(kHeaderPrefix)) continue;  // somebody else's
+      name.remove_prefix(kHeaderPrefix.size());
+      if (name == "specversion") {
+        has_spec_version = text == kSpecVersion;
+      } else {
+        LEAT_TRY(TakeAttribute(name, text, event));
+      }
+    }
+  }
+  if (!has_spec_version && event->datacontenttype.starts_with(kStructuredContentType)) {
+    LEAT_ASSIGN(*structured, events::EventsFromJson(event->data));
+    if (structured->size() != 1) return Invalid("a message holds one event, this one several");
+    *event = structured->front().view();
+    return {};
+  }
+  // The key stands for the attribute where it is not what we take without one.
+  const std::string_view key(static_cast<const char*>(message.key), message.key_len);
+  if (event->partitionkey.empty() && key != event->subject && key != event->id) event->partitionkey = key;
+  return FinishAttributes(has_spec_version, event);
+}
+
+}  // namespace
+
+class KafkaTransport::Impl {
+ public:
+  explicit Impl(KafkaOptions given) : options(std::move(given)) {}
+
+  std::string Named(std::string_view topic) const { return options.topic_prefix + std::string(topic); }
+  Result<Owned<rd_kafka_t>> Make(rd_kafka_type_t type);
+  Result<std::shared_ptr<Producer>> MakeProducer();
+  Result<std::shared_ptr<Consumer>> ConsumerFor(const std::string& topic, uint32_t partition);
+  void Release(const std::shared_ptr<Consumer>& consumer, const std::string& topic, uint32_t partition);
+  Result<uint32_t> PartitionsOnCluster(std::string_view topic);
+  Result<uint32_t> Partitions(std::string_view topic);
+  Status CheckPartition(std::string_view topic, uint32_t partition);
+  Result<std::vector<events::Position>> Publish(std::string_view topic, std::optional<uint32_t> to,
+                                                const std::vector<events::Event>& events);
+  std::unexpected<Error> NoAnswer(const std::string& what, rd_kafka_resp_err_t error) const;
+
+  const KafkaOptions options;
+  LastError last_error;
+  Owned<rd_kafka_t> control;  // a consumer that follows nothing: asks for metadata and offsets
+  std::mutex mutex;
+  std::shared_ptr<Producer> producer;                // guarded by mutex
+  std::vector<std::shared_ptr<Consumer>> consumers;  // guarded by mutex
+  std::map<std::string, uint32_t, std::less<>> partitions;  // of topics that were asked for; guarded by mutex
+};
+
+namespace {
+
+// One partition through a queue of its own.
+class KafkaSubscription final : public Subscription {
+ public:
+  KafkaSubscription(rd_kafka_t* consumer, Owned<rd_kafka_topic_t> topic, std::string name,
+                    uint32_t partition, uint64_t offset, Owned<rd_kafka_queue_t> queue,
+                    std::function<void()> release)
+      : consumer_(consumer), topic_(std::move(topic)), name_(std::move(name)), partition_(partition), next_(offset),
+        queue_(std::move(queue)), release_(std::move(release)) {}
+  ~KafkaSubscription() override {
+    Halt();
+    topic_.reset();
+    queue_.reset();
+    release_();
+  }
+
+  Status Poll(const PollLimits& limits, MessageBatch* batch) override;
+  void Seek(uint64_t offset) override {
+    Halt();
+    next_ = offset;
+  }
+  void Wake() override { rd_kafka_queue_yield(queue_.get()); }
+
+ private:
+  // Messages of one fetch: they are given out in pieces, and freed when the last of these is.
+  struct Fetched {
+    std::vector<rd_kafka_message_t*> messages;
+    std::deque<std::vector<events::Event>> structured;
+    std::deque<std::string> problems;
+    ~Fetched() {
+      for (rd_kafka_message_t* message : messages) rd_kafka_message_destroy(message);
+    }
+  };
+
+  Status Run();
+  void Halt() {
+    if (running_) rd_kafka_consume_stop(topic_.get(), Partition());
+    running_ = false;
+    fetched_.reset();
+    given_ = 0;
+  }
+  Status Fetch(const PollLimits& limits);
+  Status OnError(rd_kafka_resp_err_t error, std::string_view text);
+  int32_t Partition() const { return static_cast<int32_t>(partition_); }
+
+  rd_kafka_t* const consumer_;
+  Owned<rd_kafka_topic_t> topic_;
+  const std::string name_;  // as the user knows it
+  const uint32_t partition_;
+  uint64_t next_;  // offset of the next message to give out
+  Owned<rd_kafka_queue_t> queue_;
+  std::function<void()> release_;
+  bool running_ = false;
+  std::shared_ptr<Fetched> fetched_;
+  size_t given_ = 0;  // of fetched_
+};
+
+Status KafkaSubscription::Run() {
+  if (running_) return {};
+  if (rd_kafka_consume_start_queue(topic_.get(), Partition(), static_cast<int64_t>(next_),
+                                   queue_.get()) != 0) {
+    return Broken("following " + name_ + "/" + std::to_string(partition_), rd_kafka_last_error());
+  }
+  running_ = true;
+  return {};
+}
+
+// What the consumer reports in place of a message.
+Status KafkaSubscription::OnError(rd_kafka_resp_err_t error, std::string_view text) {
+  switch (error) {
+    case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
+    case RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE: {
+      // Beyond the end: it is waited for. Before the beginning: retention has taken it.
+      int64_t low = 0, high = 0;
+      running_ = false;
+      rd_kafka_consume_stop(topic_.get(), Partition());
+      constexpr int kTimeoutMs = 5000;
+      const auto asked = rd_kafka_query_watermark_offsets(
+          consumer_, rd_kafka_topic_name(topic_.get()), Partition(), &low, &high, kTimeoutMs);
+      if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) return {};  // asked again at the next poll
+      if (static_cast<int64_t>(next_) >= low) return {};
+      return Fail(ErrorClass::kNotFound,
+                  name_ + "/" + std::to_string(partition_) + " no longer has offset " +
+                      std::to_string(next_) + ": it begins at " + std::to_string(low),
+                  "keep topics for ever (retention.ms=-1), or build anew from a snapshot");
+    }
+    case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+    case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+    case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+    case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+      return Broken(name_, error);
+    default:
+      // Everything else passes, or is tried again by the library.
+      core::LogInfo(kComponent, name_ + ": " + std::string(text));
+      return {};
+  }
+}
+
+Status KafkaSubscription::Fetch(const PollLimits& limits) {
+  auto fetched = std::make_shared<Fetched>();
+  // The batch call waits until it is full or the time is over, so the first message is waited for alone.
+  rd_kafka_message_t* const first = rd_kafka_consume_queue(queue_.get(), Milliseconds(limits.timeout));
+  if (first == nullptr) return {};
+  auto& messages = fetched->messages;
+  messages.push_back(first);
+  messages.resize(limits.messages_max);
+  const ssize_t more =
+      limits.messages_max == 1
+          ? 0
+          : rd_kafka_consume_batch_queue(queue_.get(), 0, messages.data() + 1, limits.messages_max - 1);
+  messages.resize(1 + static_cast<size_t>(std::max<ssize_t>(more, 0)));
+  Status status;
+  std::erase_if(messages, [&](rd_kafka_message_t* message) {
+    if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR) return false;
+    if (status) status = OnError(message->err, rd_kafka_message_errstr(message));
+    rd_kafka_message_destroy(message);
+    return true;
+  });
+  LEAT_TRY(status);
+  fetched_ = std::move(fetched);
+  given_ = 0;
+  return {};
+}
+
+Status KafkaSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
+  batch->Clear();
+  if (fetched_ == nullptr || given_ == fetched_->messages.size()) {
+    fetched_.reset();
+    LEAT_TRY(Run());
+    LEAT_TRY(Fetch(limits));
+    if (!running_) {
+      constexpr std::chrono::milliseconds kPause(20);  // behind the end: nothing tells when it comes
+      std::this_thread::sleep_for(std::min(limits.timeout, kPause));
+    }
+    if (fetched_ == nullptr) return {};
+  }
+  size_t bytes = 0;
+  std::vector<events::Event> structured;
+  for (; given_ < fetched_->messages.size() && batch->messages.size() < limits.messages_max &&
+         bytes < limits.bytes_max;
+       ++given_) {
+    const rd_kafka_message_t& from = *fetched_->messages[given_];
+    Message& to = batch->messages.emplace_back();
+    to.offset = static_cast<uint64_t>(from.offset);
+    next_ = to.offset + 1;
+    bytes += from.len;
+    auto status = ReadEvent(from, &to.event, &structured);
+    if (!structured.empty()) fetched_->structured.push_back(std::move(structured));
+    if (status) continue;
+    to.event = {};
+    to.event.data = {static_cast<const char*>(from.payload), from.len};
+    to.problem = fetched_->problems.emplace_back(status.error().Text());
+  }
+  if (!batch->messages.empty()) batch->pins.push_back(fetched_);
+  return {};
+}
+
+}  // namespace
+
+std::unexpected<Error> KafkaTransport::Impl::NoAnswer(const std::string& what,
+                                                      rd_kafka_resp_err_t error) const {
+  const auto [cause, text] = last_error.Get(error);
+  const auto servers = options.properties.find("bootstrap.servers");
+  const std::string at = servers == options.properties.end() ? "" : " at " + servers->second;
+  if (ClassOf(cause) == ErrorClass::kInvalid) {
+    return Invalid("kafka" + at + ": " + what + ": " + text,
+                   "check kafka.security.protocol, kafka.sasl.mechanism, kafka.sasl.username and kafka.sasl.password");
+  }
+  return Fail(ClassOf(cause), "kafka" + at + ": " + what + ": " + text,
+              "start a broker there (deploy/kafka start), or set kafka.bootstrap.servers");
+}
+
+Result<Owned<rd_kafka_t>> KafkaTransport::Impl::Make(rd_kafka_type_t type) {
+  Owned<rd_kafka_conf_t> conf(rd_kafka_conf_new());
+  char text[kErrorTextMax] = "";
+  const auto set = [&](const std::string& name, const std::string& value) -> Status {
+    if (rd_kafka_conf_set(conf.get(), name.c_str(), value.c_str(), text, sizeof text) ==
+        RD_KAFKA_CONF_OK) {
+      return {};
+    }
+    // The library's text may hold the value, which may be a secret.
+    return Invalid("kafka." + name + ": is no property of librdkafka, or its value is not taken",
+                   "see librdkafka's CONFIGURATION.md");
+  };
+  for (const auto& [name, value] : kCommonDefaults) LEAT_TRY(set(name, value));
+  LEAT_TRY(set("message.max.bytes", std::to_string(kMessageBytesMax)));
+  if (type == RD_KAFKA_PRODUCER) {
+    for (const auto& [name, value] : kProducerDefaults) LEAT_TRY(set(name, value));
+    rd_kafka_conf_set_dr_msg_cb(conf.get(), OnReport);
+  } else {
+    for (const auto& [name, value] : kConsumerDefaults) LEAT_TRY(set(name, value));
+  }
+  // One for the other kind of handle is taken, too, and has no effect.
+  for (const auto& [name, value] : options.properties) LEAT_TRY(set(name, value));
+  rd_kafka_conf_set_log_cb(conf.get(), OnLog);
+  rd_kafka_conf_set_error_cb(conf.get(), OnError);
+  rd_kafka_conf_set_stats_cb(conf.get(), OnStatistics);
+  rd_kafka_conf_set_opaque(conf.get(), &last_error);
+  Owned<rd_kafka_t> handle(rd_kafka_new(type, conf.get(), text, sizeof text));
+  if (handle == nullptr) return Invalid(std::string("kafka: ") + text, "check the properties kafka.*");
+  (void)conf.release();  // the handle has taken it
+  return handle;
+}
+
+Result<std::shared_ptr<Producer>> KafkaTransport::Impl::MakeProducer() {
+  std::lock_guard lock(mutex);
+  if (producer != nullptr && !producer->failed()) return producer;
+  if (producer != nullptr) {
+    char text[kErrorTextMax] = "";
+    rd_kafka_fatal_error(producer->handle(), text, sizeof text);
+    core::LogWarning(kComponent, std::string("the producer failed, a new one takes over: ") + text);
+  }
+  LEAT_ASSIGN(auto handle, Make(RD_KAFKA_PRODUCER));
+  producer = std::make_shared<Producer>(std::move(handle));
+  return producer;
+}
+
+Result<std::shared_ptr<Consumer>> KafkaTransport::Impl::ConsumerFor(const std::string& topic,
+                                                                    uint32_t partition) {
+  std::lock_guard lock(mutex);
+  for (const auto& consumer : consumers) {
+    if (consumer->followed.emplace(topic, partition).second) return consumer;
+  }
+  LEAT_ASSIGN(auto handle, Make(RD_KAFKA_CONSUMER));
+  auto made = std::make_shared<Consumer>(std::move(handle));
+  made->followed.emplace(topic, partition);
+  consumers.push_back(made);
+  return made;
+}
+
+void KafkaTransport::Impl::Release(const std::shared_ptr<Consumer>& consumer, const std::string& topic,
+                                   uint32_t partition) {
+  std::lock_guard lock(mutex);
+  consumer->followed.erase({topic, partition});
+}
+
+Result<uint32_t> KafkaTransport::Impl::PartitionsOnCluster(std::string_view topic) {
+  const std::string name = Named(topic);
+  const Owned<rd_kafka_topic_t> handle(rd_kafka_topic_new(control.get(), name.c_str(), nullptr));
+  if (handle == nullptr) return Broken("topic " + name, rd_kafka_last_error());
+  const rd_kafka_metadata_t* raw = nullptr;
+  const auto asked = rd_kafka_metadata(control.get(), 0, handle.get(), &raw, Milliseconds(options.timeout));
+  if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) return NoAnswer("asking for topic " + name, asked);
+  const Owned<const rd_kafka_metadata_t> metadata(raw);
+  if (metadata->topic_cnt != 1) return Broken("topic " + name, RD_KAFKA_RESP_ERR__BAD_MSG);
+  const auto& found = metadata->topics[0];
+  if (found.err != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    if (ClassOf(found.err) == ErrorClass::kNotFound) {
+      return Fail(ErrorClass::kNotFound, "there is no topic " + std::string(topic), "create it first");
+    }
+    return Broken("topic " + name, found.err);
+  }
+  for (int i = 0; i < found.partition_cnt; ++i) {
+    if (found.partitions[i].leader < 0) return Broken("topic " + name, RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE);
+  }
+  std::lock_guard lock(mutex);
+  return partitions[std::string(topic)] = static_cast<uint32_t>(found.partition_cnt);
+}
+
+Result<uint32_t> KafkaTransport::Impl::Partitions(std::string_view topic) {
+  {
+    std::lock_guard lock(mutex);
+    const auto known = partitions.find(topic);
+    if (known != partitions.end()) return known->second;
+  }
+  LEAT_TRY(events::CheckTopicName(topic));
+  return PartitionsOnCluster(topic);
+}
+
+Status KafkaTransport::Impl::CheckPartition(std::string_view topic, uint32_t partition) {
+  LEAT_ASSIGN(const uint32_t count, Partitions(topic));
+  if (partition < count) return {};
+  return Fail(ErrorClass::kNotFound, "topic " + std::string(topic) + " has no partition " + std::to_string(partition) +
+                                         ", only " + std::to_string(count));
+}
+
+Result<std::vector<events::Position>> KafkaTransport::Impl::Publish(
+    std::string_view topic, std::optional<uint32_t> to, const std::vector<events::Event>& events) {
+  LEAT_ASSIGN(const uint32_t count, Partitions(topic));
+  if (to) LEAT_TRY(CheckPartition(topic, *to));
+  for (const auto& event : events) LEAT_TRY(events::CheckLimits(event.view()));
+  LEAT_ASSIGN(const auto through, MakeProducer());
+  const Owned<rd_kafka_topic_t> handle(rd_kafka_topic_new(through->handle(), Named(topic).c_str(), nullptr));
+  if (handle == nullptr) return Broken("topic " + std::string(topic), rd_kafka_last_error());
+
+  Reports reports;
+  reports.each.resize(events.size());
+  reports.left = events.size();
+  std::vector<events::Position> positions(events.size());
+  AttributeTexts texts;
+  std::string name(kHeaderPrefix);
+  for (size_t i = 0; i < events.size(); ++i) {
+    const events::EventView& event = events[i].view();
+    const std::string_view key = KeyOf(event);
+    reports.each[i].all = &reports;
+    positions[i].topic = topic;
+    positions[i].partition = to ? *to : PartitionOf(key, count);
+
+    rd_kafka_headers_t* headers = rd_kafka_headers_new(16);
+    const auto add = [&](std::string_view header, std::string_view text) {
+      rd_kafka_header_add(headers, header.data(), static_cast<ssize_t>(header.size()), text.data(),
+                          static_cast<ssize_t>(text.size()));
+    };
+    ForEachAttribute(event, &texts, [&](std::string_view attribute, std::string_view text) {
+      name.resize(kHeaderPrefix.size());
+      name += attribute;
+      add(name, text);
+    });
+    add(kContentTypeHeader,
+        event.datacontenttype.empty() ? events::kProtobufContentType : event.datacontenttype);
+
+    rd_kafka_vu_t parts[7] = {};
+    parts[0].vtype = RD_KAFKA_VTYPE_RKT;
+    parts[0].u.rkt = handle.get();
+    parts[1].vtype = RD_KAFKA_VTYPE_PARTITION;
+    parts[1].u.i32 = static_cast<int32_t>(positions[i].partition);
+    parts[2].vtype = RD_KAFKA_VTYPE_KEY;
+    parts[2].u.mem = {const_cast<char*>(key.data()), key.size()};
+    // Not copied: the event is there until all reports are.
+    parts[3].vtype = RD_KAFKA_VTYPE_VALUE;
+    parts[3].u.mem = {const_cast<char*>(event.data.empty() ? "" : event.data.data()), event.data.size()};
+    parts[4].vtype = RD_KAFKA_VTYPE_MSGFLAGS;
+    parts[4].u.i = 0;
+    parts[5].vtype = RD_KAFKA_VTYPE_OPAQUE;
+    parts[5].u.ptr = &reports.each[i];
+    parts[6].vtype = RD_KAFKA_VTYPE_HEADERS;
+    parts[6].u.headers = headers;
+    rd_kafka_resp_err_t error;
+    for (;;) {
+      rd_kafka_error_t* const refused = rd_kafka_produceva(through->handle(), parts, std::size(parts));
+      if (refused == nullptr) {
+        error = RD_KAFKA_RESP_ERR_NO_ERROR;
+        break;
+      }
+      error = rd_kafka_error_code(refused);
+      rd_kafka_error_destroy(refused);
+      if (error != RD_KAFKA_RESP_ERR__QUEUE_FULL) break;
+      std::this_thread::sleep_for(kRetryPause);  // until reports make room
+    }
+    if (error == RD_KAFKA_RESP_ERR_NO_ERROR) continue;
+    rd_kafka_headers_destroy(headers);
+    for (size_t rest = i; rest < events.size(); ++rest) reports.each[rest].error = error;
+    reports.Done(events.size() - i);
+    break;
+  }
+  if (!events.empty()) reports.Wait();
+
+  for (size_t i = 0; i < events.size(); ++i) {
+    const auto& report = reports.each[i];
+    if (report.error != RD_KAFKA_RESP_ERR_NO_ERROR) {
+      const auto there = std::count_if(reports.each.begin(), reports.each.end(), [](const auto& one) {
+        return one.error == RD_KAFKA_RESP_ERR_NO_ERROR;
+      });
+      return Broken("publishing to " + std::string(topic) + " (" + std::to_string(there) + " of " +
+                        std::to_string(events.size()) + " were confirmed)",
+                    report.error, "publish again");
+    }
+    positions[i].offset = static_cast<uint64_t>(report.offset);
+  }
+  return positions;
+}
+
+KafkaTransport::KafkaTransport(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+KafkaTransport::~KafkaTransport() = default;
+
+Result<std::unique_ptr<KafkaTransport>> KafkaTransport::Open(const KafkaOptions& options) {
+  auto impl = std::make_unique<Impl>(options);
+  LEAT_ASSIGN(impl->control, impl->Make(RD_KAFKA_CONSUMER));
+  // Nothing is asked but that somebody answers.
+  const rd_kafka_metadata_t* raw = nullptr;
+  const auto asked =
+      rd_kafka_metadata(impl->control.get(), 0, nullptr, &raw, Milliseconds(options.timeout));
+  rd_kafka_poll(impl->control.get(), 0);  // brings the errors
+  if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) return impl->NoAnswer("no broker answers", asked);
+  rd_kafka_metadata_destroy(raw);
+  return std::unique_ptr<KafkaTransport>(new KafkaTransport(std::move(impl)));
+}
+
+Features KafkaTransport::features() const {
+  Features features;
+  features.name = "kafka";
+  features.publish_at = false;
+  features.end_at_once = false;
+  return features;
+}
+
+Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions) {
+  LEAT_TRY(events::CheckTopicName(topic));
+  if (partitions == 0) return Invalid("topic " + std::string(topic) + ": 0 partitions", "at least 1");
+  const std::string name = impl_->Named(topic);
+  auto there = impl_->PartitionsOnCluster(topic);
+  if (!there && there.error().error_class == ErrorClass::kNotFound) {
+    char text[kErrorTextMax] = "";
+    const Owned<rd_kafka_NewTopic_t> wanted(rd_kafka_NewTopic_new(
+        name.c_str(), static_cast<int>(partitions), impl_->options.replication, text, sizeof text));
+    if (wanted == nullptr) return Invalid("topic " + std::string(topic) + ": " + text);
+    rd_kafka_NewTopic_set_config(wanted.get(), "max.message.bytes", std::to_string(kMessageBytesMax).c_str());
+    rd_kafka_NewTopic_set_config(wanted.get(), "retention.ms",
+                                 std::to_string(impl_->options.retention_ms).c_str());
+    const Owned<rd_kafka_AdminOptions_t> how(
+        rd_kafka_AdminOptions_new(impl_->control.get(), RD_KAFKA_ADMIN_OP_CREATETOPICS));
+    rd_kafka_AdminOptions_set_request_timeout(how.get(), Milliseconds(impl_->options.timeout), text, sizeof text);
+    rd_kafka_AdminOptions_set_operation_timeout(how.get(), Milliseconds(impl_->options.timeout), text, sizeof text);
+    const Owned<rd_kafka_queue_t> queue(rd_kafka_queue_new(impl_->control.get()));
+    rd_kafka_NewTopic_t* topics[] = {wanted.get()};
+    rd_kafka_CreateTopics(impl_->control.get(), topics, 1, how.get(), queue.get());
+    const Owned<rd_kafka_event_t> answer(
+        rd_kafka_queue_poll(queue.get(), Milliseconds(2 * impl_->options.timeout)));
+    if (answer == nullptr) return impl_->NoAnswer("creating topic " + name, RD_KAFKA_RESP_ERR__TIMED_OUT);
+    if (const auto error = rd_kafka_event_error(answer.get()); error != RD_KAFKA_RESP_ERR_NO_ERROR) {
+      return impl_->NoAnswer("creating topic " + name, error);
+    }
+    size_t count = 0;
+    const auto results =
+        rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(answer.get()), &count);
+    const auto error = rd_kafka_topic_result_error(results[0]);
+    if (error != RD_KAFKA_RESP_ERR_NO_ERROR && error != RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS) {
+      const char* why = rd_kafka_topic_result_error_string(results[0]);
+      return Fail(ClassOf(error), "kafka: creating topic " + name + ": " + (why == nullptr ? "" : why),
+                  "check kafka.replication and the broker's policies");
+    }
+    // The brokers learn of it one after another.
+    const auto deadline = std::chrono::steady_clock::now() + impl_->options.timeout;
+    while (!(there = impl_->PartitionsOnCluster(topic)) && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::sleep_for(kRetryPause);
+    }
+  }
+  if (!there) return std::unexpected(there.error());
+  if (*there == partitions) return {};
+  return Fail(ErrorClass::kConflict,
+              "topic " + std::string(topic) + " has " + std::to_string(*there) + " partitions, not " + std::to_string(partitions),
+              "configure as many, or use another topic: keys do not move between partitions");
+}
+
+Result<std::vector<TopicInfo>> KafkaTransport::Topics() {
+  const rd_kafka_metadata_t* raw = nullptr;
+  const auto asked =
+      rd_kafka_metadata(impl_->control.get(), 1, nullptr, &raw, Milliseconds(impl_->options.timeout));
+  if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) return impl_->NoAnswer("asking for the topics", asked);
+  const Owned<const rd_kafka_metadata_t> metadata(raw);
+  std::vector<TopicInfo> topics;
+  for (int i = 0; i < metadata->topic_cnt; ++i) {
+    std::string_view name = metadata->topics[i].topic;
+    if (name.starts_with("__") || !name.starts_with(impl_->options.topic_prefix)) continue;  // __: Kafka's own
+    name.remove_prefix(impl_->options.topic_prefix.size());
+    if (!events::CheckTopicName(name)) continue;
+    topics.push_back({std::string(name), static_cast<uint32_t>(metadata->topics[i].partition_cnt), ""});
+  }
+  std::sort(topics.begin(), topics.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  return topics;
+}
+
+Result<std::unique_ptr<Subscription>> KafkaTransport::Subscribe(std::string_view topic, uint32_t partition,
+                                                                uint64_t offset) {
+  LEAT_TRY(impl_->CheckPartition(topic, partition));
+  const std::string name = impl_->Named(topic);
+  LEAT_ASSIGN(const auto consumer, impl_->ConsumerFor(name, partition));
+  Owned<rd_kafka_topic_t> handle(rd_kafka_topic_new(consumer->handle.get(), name.c_str(), nullptr));
+  Owned<rd_kafka_queue_t> queue(rd_kafka_queue_new(consumer->handle.get()));
+  return std::make_unique<KafkaSubscription>(
+      consumer->handle.get(), std::move(handle), std::string(topic), partition, offset, std::move(queue),
+      [impl = impl_.get(), consumer, name, partition] { impl->Release(consumer, name, partition); });
+}
+
+Result<PartitionEnd> KafkaTransport::End(std::string_view topic, uint32_t partition) {
+  LEAT_TRY(impl_->CheckPartition(topic, partition));
+  int64_t low = 0, high = 0;
+  const auto asked =
+      rd_kafka_query_watermark_offsets(impl_->control.get(), impl_->Named(topic).c_str(),
+                                       static_cast<int32_t>(partition), &low, &high, Milliseconds(impl_->options.timeout));
+  if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    return impl_->NoAnswer("asking for the end of " + std::string(topic), asked);
+  }
+  return PartitionEnd{static_cast<uint64_t>(high), 0};
+}
+
+Result<std::vector<events::Position>> KafkaTransport::Publish(std::string_view topic,
+                                                              const std::vector<events::Event>& events) {
+  return impl_->Publish(topic, std::nullopt, events);
+}
+
+Result<std::vector<events::Position>> KafkaTransport::PublishTo(std::string_view topic, uint32_t partition,
+                                                                const std::vector<events::Event>& events) {
+  return impl_->Publish(topic, partition, events);
+}
+
+Status KafkaTransport::PublishAt(std::string_view topic, uint32_t partition, uint64_t, std::vector<events::Event>) {
+  LEAT_TRY(impl_->CheckPartition(topic, partition));
+  return Fail(ErrorClass::kUnsupported, "kafka cannot publish at a given offset", "publish to the partition");
+}
+
+}  // namespace leat::bus

@@ -1,0 +1,40 @@
+// A broker of this test, started and stopped by the project's own scripts.
+#pragma once
+
+#include <stdlib.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "tests/support/test_support.h"
+
+namespace leat::test {
+
+class Broker {
+ public:
+  // `script` is "kafka" or "rabbitmq"; the port must be nobody else's.
+  Broker(std::string script, int port) : script_(std::move(script)), port_(port) { Run("start"); }
+  ~Broker() { (void)Try("wipe"); }
+  Broker(const Broker&) = delete;
+  Broker& operator=(const Broker&) = delete;
+
+  int port() const { return port_; }
+  std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
+  // start, stop, kill.
+  void Run(const std::string& verb) {
+    if (Try(verb) != 0) FAIL("deploy/", script_, " ", verb, " failed");
+  }
+
+ private:
+  int Try(const std::string& verb) const {
+    const std::string command = std::string(LEAT_SOURCE_DIR "/deploy/") + script_ + " " + verb + " --port " +
+                                std::to_string(port_) + " --dir " + folder_.Sub(script_);
+    return std::system(command.c_str());
+  }
+
+  TempFolder folder_;
+  const std::string script_;
+  const int port_;
+};
+
+}  // namespace leat::test
