@@ -389,7 +389,12 @@ class Run {
 TEST_CASE("random chains answer as the model does at every height and position") {
   const char* given = std::getenv("LEAT_SEED");
   const uint64_t first = given != nullptr ? std::strtoull(given, nullptr, 10) : 20261121;
-  const int runs = given != nullptr ? 1 : std::getenv("LEAT_FULL") != nullptr ? 40 : 2;
+#ifdef __SANITIZE_THREAD__
+  constexpr int kRuns = 1, kRunsInFull = 4;  // several times as slow
+#else
+  constexpr int kRuns = 2, kRunsInFull = 16;
+#endif
+  const int runs = given != nullptr ? 1 : test::Full() ? kRunsInFull : kRuns;
   for (int i = 0; i < runs; ++i) {
     const uint64_t seed = first + static_cast<uint64_t>(i);
     MESSAGE("seed ", seed);
