@@ -16,6 +16,7 @@
 #include "consumers/balances/queries.h"
 #include "core/hash.h"
 #include "events/registry.h"
+#include "tests/support/test_support.h"
 
 namespace {
 
@@ -394,7 +395,7 @@ TEST_CASE("random chains answer as the model does at every height and position")
 #else
   constexpr int kRuns = 2, kRunsInFull = 16;
 #endif
-  const int runs = given != nullptr ? 1 : test::Full() ? kRunsInFull : kRuns;
+  const int runs = given != nullptr ? 1 : leat::test::Full() ? kRunsInFull : kRuns;
   for (int i = 0; i < runs; ++i) {
     const uint64_t seed = first + static_cast<uint64_t>(i);
     MESSAGE("seed ", seed);
