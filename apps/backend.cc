@@ -90,8 +90,10 @@ class RemoteBackend final : public Backend {
     std::optional<uint64_t> blocks, decided;
     for (;;) {
       LEAT_ASSIGN(const json reply, CallForObject("GET", "/api/admin/progress", {}));
-      if (!blocks) blocks = Count(reply, "blocks");
-      if (!decided && Count(reply, "ledger_applied") >= *blocks) decided = Count(reply, "decided");
+      if (!blocks && reply.value("blocks_published", false)) blocks = Count(reply, "blocks");
+      if (blocks && !decided && Count(reply, "ledger_applied") >= *blocks && reply.value("published", false)) {
+        decided = Count(reply, "decided");
+      }
       const uint64_t applied = Count(reply, "balances_applied");
       if (progress) progress(applied, Count(reply, "decided"));
       if (decided && applied >= *decided) return {};

@@ -31,6 +31,9 @@ void AddStreams(CLI::App* app, Context* context);
 void AddVerify(CLI::App* app, Context* context);
 void AddProject(CLI::App* app, Context* context);
 
+// --set and --config, for all commands.
+void AddSettings(CLI::App* app, Context* context);
+
 // "512MiB", "1GiB", "100000". Errors: kInvalid.
 Result<uint64_t> ParseBytes(const std::string& text);
 // Writes to standard output; false when that failed, which PrintStatus then tells.

@@ -15,7 +15,7 @@ constexpr int kUsageError = 2;
 std::string UnknownCommand(const CLI::App* app, int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
-    if (word == "--data") ++i;
+    if (word == "--data" || word == "--transport" || word == "--set" || word == "--config") ++i;
     if (word.starts_with("-")) continue;
     const auto subcommands = app->get_subcommands([](const CLI::App*) { return true; });
     if (subcommands.empty()) return {};
@@ -51,6 +51,10 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "leat 0.1.0");
   context.node.data = "data";
   app.add_option("--data", context.node.data, "Data folder")->envname("LEAT_DATA")->capture_default_str();
+  app.add_option("--transport", context.node.transport.name,
+                 "How events travel: embedded or kafka (default: what the data folder was made with, else embedded)")
+      ->envname("LEAT_TRANSPORT");
+  leat::apps::AddSettings(&app, &context);
   bool verbose = false;
   app.add_flag("--verbose", verbose, "Log what happens inside, too");
 

@@ -1,27 +1,127 @@
 #include "apps/node.h"
 
+#include <filesystem>
+#include <fstream>
+
+#include "bus/embedded/embedded_transport.h"
+#include "bus/kafka/kafka_transport.h"
+#include "core/bytes.h"
+
 namespace leat::apps {
+namespace {
+
+constexpr std::string_view kEmbedded = "embedded";
+constexpr std::string_view kKafka = "kafka";
+constexpr std::string_view kKafkaPrefix = "kafka.";
+constexpr const char* kTopicPrefix = "topics.prefix";
+constexpr const char* kReplication = "topics.replication";
+constexpr const char* kRetention = "topics.retention_ms";
+
+// A data folder belongs to one transport: positions of another one mean nothing to its shards.
+Result<std::string> TransportOf(const eventstore::DataFolder& folder, const std::string& wanted) {
+  const std::string path = folder.Sub("transport");
+  std::string known;
+  std::ifstream(path) >> known;
+  // Folders from before there were others have no such file.
+  const bool used = std::filesystem::exists(folder.Sub("shards"));
+  if (known.empty() && used) known = kEmbedded;
+  if (!known.empty() && !wanted.empty() && known != wanted) {
+    return Fail(ErrorClass::kConflict, "this data folder is of transport " + known + ", not " + wanted,
+                "use another data folder for another transport");
+  }
+  const std::string name = !known.empty() ? known : wanted.empty() ? std::string(kEmbedded) : wanted;
+  if (name != kEmbedded && name != kKafka) {
+    return Invalid("transport: there is no \"" + name.substr(0, 32) + "\"", "use embedded or kafka");
+  }
+  std::ofstream out(path, std::ios::trunc);
+  out << name << "\n";
+  out.flush();
+  if (!out) return Fail(ErrorClass::kExhausted, "writing " + path, "free some disk space");
+  return name;
+}
+
+Result<bus::KafkaOptions> KafkaOptionsOf(const std::map<std::string, std::string>& settings) {
+  bus::KafkaOptions options;
+  options.properties["bootstrap.servers"] = "127.0.0.1:9092";
+  for (const auto& [name, value] : settings) {
+    if (name.starts_with(kKafkaPrefix)) {
+      options.properties[name.substr(kKafkaPrefix.size())] = value;
+    } else if (name == kTopicPrefix) {
+      LEAT_TRY(events::CheckTopicName(value));
+      options.topic_prefix = value;
+    } else if (name == kReplication || name == kRetention) {
+      const bool for_ever = name == kRetention && value == "-1";
+      auto number = core::ParseUint64(value);
+      if (!for_ever && (!number || *number == 0 || *number > INT32_MAX)) {
+        return Invalid(name + ": \"" + value.substr(0, 32) + "\" is out of range", "write a number");
+      }
+      if (name == kReplication) options.replication = static_cast<int>(*number);
+      if (name == kRetention && !for_ever) options.retention_ms = static_cast<int64_t>(*number);
+    }
+  }
+  return options;
+}
+
+}  // namespace
+
+Status CheckSetting(const std::string& name) {
+  if ((name.starts_with(kKafkaPrefix) && name.size() > kKafkaPrefix.size()) || name == kTopicPrefix ||
+      name == kReplication || name == kRetention) {
+    return {};
+  }
+  return Invalid("\"" + name.substr(0, 64) + "\" is not a setting",
+                 "settings are kafka.<librdkafka property>, topics.prefix, topics.replication and topics.retention_ms");
+}
+
+Status Node::OpenTransport() {
+  LEAT_ASSIGN(const std::string name, TransportOf(*folder_, options_.transport.name));
+  if (name == kKafka) {
+    LEAT_ASSIGN(const auto kafka, KafkaOptionsOf(options_.transport.settings));
+    LEAT_ASSIGN(transport_, bus::KafkaTransport::Open(kafka));
+  } else {
+    LEAT_ASSIGN(auto embedded, bus::EmbeddedTransport::Open(folder_->Sub("bus")));
+    embedded_ = embedded.get();
+    transport_ = std::move(embedded);
+  }
+  relayed_ = embedded_ == nullptr || !options_.mount_logs;
+  return {};
+}
+
+Status Node::OpenFeed() {
+  runtime::ShardOptions ingest;
+  ingest.path = folder_->Sub("shards/ingest-0");
+  ingest.name = "ingest-0";
+  ingest.has_log = true;
+  LEAT_ASSIGN(ingest_shard_, runtime::Shard::Open(ingest));
+  feed_ = std::make_unique<ingest::ChainFeed>(ingest_shard_.get());
+  const std::string topic(ingest::kChainBlocksTopic);
+  if (!relayed_) return embedded_->Mount(topic, 0, "ingest", ingest_shard_->log());
+  LEAT_TRY(transport_->CreateTopic(topic, 1, "ingest"));
+  LEAT_ASSIGN(const auto ownership, runtime::ClaimTopic(ingest_shard_.get(), &feed_->evolver(), transport_.get(), topic,
+                                                        0, {}, nullptr));
+  feed_relay_ = std::make_unique<runtime::Relay>(ingest_shard_.get(), transport_.get(), topic, 0, ownership);
+  return feed_relay_->Start();
+}
+
+bool Node::WaitBlocksPublished(std::chrono::milliseconds timeout) const {
+  return feed_relay_ == nullptr || feed_relay_->status().WaitApplied(ingest_shard_->log()->size(), timeout);
+}
 
 Result<std::unique_ptr<Node>> Node::Open(const NodeOptions& options) {
   std::unique_ptr<Node> node(new Node(options));
   LEAT_ASSIGN(node->folder_, eventstore::DataFolder::Lock(options.data));
   const auto sub = [&](std::string_view name) { return node->folder_->Sub(name); };
-  LEAT_ASSIGN(node->transport_, bus::EmbeddedTransport::Open(sub("bus")));
-
-  runtime::ShardOptions ingest;
-  ingest.path = sub("shards/ingest-0");
-  ingest.name = "ingest-0";
-  ingest.has_log = true;
-  LEAT_ASSIGN(node->ingest_shard_, runtime::Shard::Open(ingest));
-  LEAT_TRY(node->transport_->Mount(ingest::kChainBlocksTopic, 0, "ingest",
-                                   node->ingest_shard_->log()));
-  node->feed_ = std::make_unique<ingest::ChainFeed>(node->ingest_shard_.get());
+  LEAT_TRY(node->OpenTransport());
+  LEAT_TRY(node->OpenFeed());
 
   ledger::ServiceOptions ledger;
   ledger.path = sub("shards/ledger-0");
   ledger.input_topic = ingest::kChainBlocksTopic;
-  ledger.mounted = options.mount_logs;
+  ledger.relayed = node->relayed_;
   LEAT_ASSIGN(node->ledger_, ledger::Service::Open(ledger, node->transport_.get()));
+  if (!node->relayed_) {
+    LEAT_TRY(node->embedded_->Mount(ledger::kLedgerEntriesTopic, 0, "ledger", &node->ledger_->log()));
+  }
 
   LEAT_ASSIGN(node->balances_,
               balances::Service::Open(sub("shards/balances-0"),
@@ -36,22 +136,22 @@ Node::~Node() = default;
 
 Status Node::CatchUp(const std::function<void(uint64_t, uint64_t)>& progress) {
   constexpr auto kStep = std::chrono::milliseconds(100);
-  LEAT_ASSIGN(const auto blocks, transport_->End(ingest::kChainBlocksTopic, 0));
-  const auto report = [&] {
-    if (progress) progress(balances_->applied(), ledger_->decided());
+  const auto until = [&](const std::function<bool()>& reached) -> Status {
+    while (!reached()) {
+      if (feed_relay_ != nullptr) LEAT_TRY(feed_relay_->status().error());
+      LEAT_TRY(ledger_->error());
+      LEAT_TRY(balances_->error());
+      if (progress) progress(balances_->applied(), ledger_->decided());
+    }
+    return {};
   };
-  while (!ledger_->WaitApplied(blocks.offset, kStep)) {
-    LEAT_TRY(ledger_->error());
-    LEAT_TRY(balances_->error());
-    report();
-  }
-  const uint64_t decided = ledger_->decided();
-  while (!balances_->WaitApplied(decided, kStep)) {
-    LEAT_TRY(balances_->error());
-    LEAT_TRY(ledger_->error());
-    report();
-  }
-  report();
+  LEAT_TRY(until([&] { return WaitBlocksPublished(kStep); }));
+  LEAT_ASSIGN(const auto blocks, transport_->End(ingest::kChainBlocksTopic, 0));
+  LEAT_TRY(until([&] { return ledger_->WaitApplied(blocks.offset, kStep); }));
+  LEAT_TRY(until([&] { return ledger_->WaitPublished(kStep); }));
+  LEAT_ASSIGN(const uint64_t entries, ledger_->PublishedEnd());
+  LEAT_TRY(until([&] { return balances_->WaitApplied(entries, kStep); }));
+  if (progress) progress(balances_->applied(), ledger_->decided());
   return {};
 }
 
@@ -62,11 +162,14 @@ gateway::Services Node::services() {
   services.ledger = ledger_.get();
   services.balances = balances_.get();
   services.default_chain = options_.default_chain;
-  services.logs = {{"bus", &transport_->shared_log()},
-                   {std::string(ingest::kChainBlocksTopic), ingest_shard_->log()},
-                   {std::string(ledger::kLedgerEntriesTopic), &ledger_->log()}};
+  if (relayed_) {
+    services.blocks_published = [this](std::chrono::milliseconds timeout) { return WaitBlocksPublished(timeout); };
+  }
+  if (embedded_ != nullptr) services.logs.emplace_back("bus", &embedded_->shared_log());
+  services.logs.emplace_back(std::string(ingest::kChainBlocksTopic), ingest_shard_->log());
+  services.logs.emplace_back(std::string(ledger::kLedgerEntriesTopic), &ledger_->log());
   services.verify_files = [this]() -> Status {
-    LEAT_TRY(transport_->VerifyFiles());
+    if (embedded_ != nullptr) LEAT_TRY(embedded_->VerifyFiles());
     LEAT_TRY(ingest_shard_->database().VerifyChecksums());
     LEAT_TRY(ledger_->VerifyFiles());
     return balances_->VerifyFiles();

@@ -2,24 +2,41 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 
-#include "bus/embedded/embedded_transport.h"
+#include "bus/bus.h"
 #include "consumers/balances/service.h"
 #include "core/result.h"
 #include "eventstore/data_folder.h"
 #include "gateway/api.h"
 #include "producers/ingest/chain_feed.h"
 #include "producers/ledger/service.h"
+#include "runtime/relay.h"
 #include "runtime/shard.h"
 
+namespace leat::bus {
+class EmbeddedTransport;
+}
+
 namespace leat::apps {
+
+// How events travel, as the user sets it.
+struct TransportOptions {
+  std::string name;  // "embedded" or "kafka"; empty: what the data folder was made with, else embedded
+  // Of the transports: "kafka.<librdkafka property>", and those of CheckSetting. Secrets may be among them.
+  std::map<std::string, std::string> settings;
+};
+// Errors: kInvalid for a setting that no transport has.
+Status CheckSetting(const std::string& name);
 
 struct NodeOptions {
   std::string data;
   std::string default_chain = "eip155:1";
-  // Shards' logs are the topics themselves; false: they are relayed to topics of their own.
+  TransportOptions transport;
+  // On the embedded transport, shards' logs are the topics themselves; false: they are relayed to topics of their own, as
+  // they are on brokers.
   bool mount_logs = true;
 };
 
@@ -40,17 +57,25 @@ class Node {
   ingest::ChainFeed& feed() { return *feed_; }
   balances::Service& balances() { return *balances_; }
   ledger::Service& ledger() { return *ledger_; }
-  bus::EmbeddedTransport& transport() { return *transport_; }
+  bus::Transport& transport() { return *transport_; }
 
  private:
   explicit Node(NodeOptions options) : options_(std::move(options)) {}
 
+  Status OpenTransport();
+  Status OpenFeed();
+  // Everything that was submitted to the feed can be read from its topic.
+  bool WaitBlocksPublished(std::chrono::milliseconds timeout) const;
+
   const NodeOptions options_;
+  bus::EmbeddedTransport* embedded_ = nullptr;  // transport_, when it is that
+  bool relayed_ = false;
   // In the order of the arrows: each uses those before it, and is destroyed before them.
   std::unique_ptr<eventstore::DataFolder> folder_;
-  std::unique_ptr<bus::EmbeddedTransport> transport_;
+  std::unique_ptr<bus::Transport> transport_;
   std::unique_ptr<runtime::Shard> ingest_shard_;
   std::unique_ptr<ingest::ChainFeed> feed_;
+  std::unique_ptr<runtime::Relay> feed_relay_;
   std::unique_ptr<ledger::Service> ledger_;
   std::unique_ptr<balances::Service> balances_;
 };

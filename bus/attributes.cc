@@ -38,8 +38,10 @@ void WriteAttributeTexts(const events::EventView& event, AttributeTexts* texts) 
   texts->time = core::FormatTime(event.time_us);
   texts->id.clear();
   texts->version.clear();
+  texts->position.clear();
   texts->cause.clear();
   if (event.streamversion) texts->version = std::to_string(*event.streamversion);
+  if (event.position) texts->position = std::to_string(*event.position);
   if (!event.cause) return;
   if (event.id.empty()) texts->id = events::EventId(event);
   events::EventView derived;
@@ -71,6 +73,10 @@ Status TakeAttribute(std::string_view name, std::string_view text, events::Event
     uint64_t version = 0;
     if (!Number(text, &version)) return wrong("write a decimal number");
     event->streamversion = version;
+  } else if (name == "position") {
+    uint64_t position = 0;
+    if (!Number(text, &position)) return wrong("write a decimal number");
+    event->position = position;
   } else if (name == "correlationid") {
     event->correlationid = text;
   } else if (name == "causationid") {

@@ -1,5 +1,5 @@
 // CloudEvents attributes as pairs of name and text: what the bindings of brokers put into a message's headers, behind a
-// prefix of their own. Beside the standard ones: partitionkey, streamversion (decimal), correlationid, causationid,
+// prefix of their own. Beside the standard ones: partitionkey, streamversion and position (decimal), correlationid, causationid,
 // traceparent, and cause as "<topic>/<partition>@<offset>#<n>/<m>".
 #pragma once
 
@@ -19,6 +19,7 @@ struct AttributeTexts {
   std::string id;
   std::string time;
   std::string version;
+  std::string position;
   std::string cause;
 };
 
@@ -52,6 +53,7 @@ void ForEachAttribute(const events::EventView& event, AttributeTexts* texts, Vis
   there("dataschema", event.dataschema);
   there("partitionkey", event.partitionkey);
   there("streamversion", texts->version);
+  there("position", texts->position);
   there("correlationid", event.correlationid);
   there("causationid", event.causationid);
   there("traceparent", event.traceparent);

@@ -22,7 +22,6 @@ struct Features {
   bool durable = true;           // acknowledged means on the disk
   bool seek = true;              // a subscription may start at any offset
   bool publish_from_many = true; // several processes at once
-  bool publish_at = true;        // PublishAt
   bool end_at_once = true;       // what End tells can be polled without waiting
   size_t message_bytes_max = events::kDataBytesMax;
   uint32_t topics_max = 0;       // 0: no limit but memory and disk
@@ -94,23 +93,22 @@ class Publisher {
   // kExhausted.
   virtual Result<std::vector<events::Position>> Publish(std::string_view topic,
                                                         const std::vector<events::Event>& events) = 0;
-  // The same to one partition, whatever the keys are; a topic with an owner takes it. For a relay.
-  virtual Result<std::vector<events::Position>> PublishTo(std::string_view topic, uint32_t partition,
-                                                          const std::vector<events::Event>& events) = 0;
-  // Publishes to one partition, the first at `offset`: refused with kConflict unless that is the partition's end. For a
-  // relay, which knows what it has published.
-  virtual Status PublishAt(std::string_view topic, uint32_t partition, uint64_t offset,
-                           std::vector<events::Event> events) = 0;
+  // The same to one partition, whatever the keys are; a topic with an owner takes it. For a relay, which reads the topic to
+  // know what came of it: after an error some of the events may be there.
+  virtual Status PublishTo(std::string_view topic, uint32_t partition,
+                           const std::vector<events::Event>& events) = 0;
 };
 
 // Thread-safe.
 class Transport : public Publisher, public Subscriber {
  public:
   virtual Features features() const = 0;
-  // Fine when the topic exists with as many partitions. Errors: kConflict (other partitions), kInvalid (name), kExhausted
-  // (too many of them).
-  virtual Status CreateTopic(std::string_view topic, uint32_t partitions) = 0;
+  // Fine when the topic exists with as many partitions. With an owner, which is a service's name, only PublishTo writes it
+  // from this process on. Errors: kConflict (other partitions, another owner), kInvalid (name), kExhausted.
+  virtual Status CreateTopic(std::string_view topic, uint32_t partitions, std::string_view owner = {}) = 0;
   virtual Result<std::vector<TopicInfo>> Topics() = 0;
+  // What stopped it for good.
+  virtual Status error() const { return {}; }
 };
 
 }  // namespace leat::bus

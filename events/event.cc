@@ -11,7 +11,7 @@ namespace {
 enum Field : uint32_t {
   kType = 1, kTimeUs = 2, kCause = 3, kId = 4, kSource = 5, kSubject = 6, kStreamVersion = 7,
   kPartitionKey = 8, kDataContentType = 9, kDataSchema = 10, kCorrelationId = 11,
-  kCausationId = 12, kTraceParent = 13, kExtensions = 14, kData = 15,
+  kCausationId = 12, kTraceParent = 13, kExtensions = 14, kData = 15, kPosition = 16,
 };
 enum CauseField : uint32_t { kTopic = 1, kPartition = 2, kOffset = 3, kN = 4, kM = 5 };
 constexpr size_t kExtensionNameBytesMax = 64;
@@ -174,6 +174,10 @@ void EncodeEvent(const EventView& event, std::string* out) {
     core::AppendVarint(kStreamVersion << 3 | kWireVarint, out);
     core::AppendVarint(*event.streamversion, out);
   }
+  if (event.position) {
+    core::AppendVarint(kPosition << 3 | kWireVarint, out);
+    core::AppendVarint(*event.position, out);
+  }
   PutBytes(kPartitionKey, event.partitionkey, out);
   PutBytes(kDataContentType, event.datacontenttype, out);
   PutBytes(kDataSchema, event.dataschema, out);
@@ -196,7 +200,8 @@ Result<EventView> DecodeEvent(std::string_view bytes) {
   WireField field;
   while (!reader.Empty()) {
     bool good = TakeField(&reader, &field);
-    const bool is_number = field.field == kTimeUs || field.field == kStreamVersion;
+    const bool is_number = field.field == kTimeUs || field.field == kStreamVersion ||
+                           field.field == kPosition;
     if (good && field.wire_type == (is_number ? kWireVarint : kWireLengthDelimited)) {
       switch (field.field) {
         case kType: event.type = field.bytes; break;
@@ -209,6 +214,7 @@ Result<EventView> DecodeEvent(std::string_view bytes) {
         case kSource: event.source = field.bytes; break;
         case kSubject: event.subject = field.bytes; break;
         case kStreamVersion: event.streamversion = field.number; break;
+        case kPosition: event.position = field.number; break;
         case kPartitionKey: event.partitionkey = field.bytes; break;
         case kDataContentType: event.datacontenttype = field.bytes; break;
         case kDataSchema: event.dataschema = field.bytes; break;

@@ -39,6 +39,8 @@ struct EventView {
   std::string_view source;
   std::string_view subject;
   std::optional<uint64_t> streamversion;
+  // In the log of its source; only of events that a relay brought to a topic.
+  std::optional<uint64_t> position;
   std::string_view partitionkey;
   std::string_view datacontenttype;  // absent: kProtobufContentType
   std::string_view dataschema;

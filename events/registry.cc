@@ -9,6 +9,7 @@
 
 #include "chain/v1/chain.pb.h"
 #include "ledger/v1/ledger.pb.h"
+#include "runtime/v1/runtime.pb.h"
 
 namespace leat::events {
 
@@ -28,6 +29,7 @@ Registry::Registry() : state_(new State) {
   Register(kBlockClosed, ledger::v1::BlockClosed::descriptor());
   Register(kBlockReopened, ledger::v1::BlockReopened::descriptor());
   Register(kInconsistencyFound, ledger::v1::InconsistencyFound::descriptor());
+  Register(kShardClaimed, runtime::v1::ShardClaimed::descriptor());
 }
 
 Registry& Registry::Global() {

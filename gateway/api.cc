@@ -375,7 +375,8 @@ struct Api::Impl {
     }
     if (position.topic == ingest::kChainBlocksTopic) {
       if (!services_.ledger->WaitApplied(position.offset + 1, left())) return late();
-      const uint64_t decided = services_.ledger->decided();
+      if (!services_.ledger->WaitPublished(left())) return late();
+      LEAT_ASSIGN(const uint64_t decided, services_.ledger->PublishedEnd());
       if (!services_.balances->WaitApplied(decided, left())) return late();
       const View view = services_.balances->view();
       LEAT_ASSIGN(const auto after, Queries(*view).AfterCause(position.topic, position.partition,
@@ -943,7 +944,7 @@ struct Api::Impl {
 
   // ---- health
 
-  // What stopped a part. (A part that learns to tell, such as the transport, gets its line here.)
+  // What stopped a part.
   Status Failure() const {
     LEAT_TRY(services_.ledger->error());
     LEAT_TRY(services_.balances->error());
@@ -959,7 +960,7 @@ struct Api::Impl {
     if (kind != "live") {
       LEAT_ASSIGN(const auto blocks, services_.transport->End(ingest::kChainBlocksTopic, 0));
       const uint64_t ledger_applied = services_.ledger->applied();
-      const uint64_t decided = services_.ledger->decided();
+      LEAT_ASSIGN(const uint64_t decided, services_.ledger->PublishedEnd());
       const uint64_t balances_applied = services_.balances->applied();
       const uint64_t ledger_lag = blocks.offset - std::min(blocks.offset, ledger_applied);
       const uint64_t balances_lag = decided - std::min(decided, balances_applied);
@@ -1062,10 +1063,18 @@ struct Api::Impl {
   Status ProgressOf(const Params& params, HttpResponse* response) const {
     LEAT_TRY(params.Allow({}));
     LEAT_TRY(Failure());
+    constexpr std::chrono::milliseconds kNow(0);
+    const bool blocks_published = !services_.blocks_published || services_.blocks_published(kNow);
     LEAT_ASSIGN(const auto blocks, services_.transport->End(ingest::kChainBlocksTopic, 0));
+    const uint64_t ledger_applied = services_.ledger->applied();
+    // Until the decisions so far can be read, there are more to come than their topic shows.
+    const bool published = services_.ledger->WaitPublished(kNow);
+    LEAT_ASSIGN(const uint64_t decided, services_.ledger->PublishedEnd());
     response->body() += ordered_json{{"blocks", blocks.offset},
-                                     {"ledger_applied", services_.ledger->applied()},
-                                     {"decided", services_.ledger->decided()},
+                                     {"blocks_published", blocks_published},
+                                     {"ledger_applied", ledger_applied},
+                                     {"published", published},
+                                     {"decided", decided},
                                      {"balances_applied", services_.balances->applied()}}.dump();
     return {};
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -9,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-#include "bus/embedded/embedded_transport.h"
+#include "bus/bus.h"
 #include "consumers/balances/service.h"
 #include "core/result.h"
 #include "gateway/http_server.h"
@@ -20,10 +21,12 @@ namespace leat::gateway {
 
 // What the routes answer from; all of it must outlive the Api.
 struct Services {
-  bus::EmbeddedTransport* transport = nullptr;
+  bus::Transport* transport = nullptr;
   ingest::ChainFeed* feed = nullptr;
   ledger::Service* ledger = nullptr;
   balances::Service* balances = nullptr;
+  // Waits until everything that was submitted to the feed can be read from its topic. Empty: that is so at once.
+  std::function<bool(std::chrono::milliseconds)> blocks_published;
   // Logs by the name that verification calls them.
   std::vector<std::pair<std::string, const eventstore::Log*>> logs;
   // Checks the checksums of every file.

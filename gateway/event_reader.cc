@@ -112,9 +112,11 @@ Status EventReader::Step(std::vector<Item>* items) {
     bus::PollLimits limits;
     limits.messages_max = kStepMessages;
     limits.bytes_max = kStepBytes;
-    limits.timeout = std::chrono::milliseconds(0);
+    const bool at_once = transport_->features().end_at_once;
+    if (at_once) limits.timeout = std::chrono::milliseconds(0);
     LEAT_TRY(source.subscription->Poll(limits, &batch_));
     if (batch_.messages.empty()) {
+      if (!at_once) return {};  // it is there, and will come
       // Purged events at the end leave nothing to show.
       source.next = source.end;
       continue;

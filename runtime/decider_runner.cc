@@ -1,6 +1,7 @@
 #include "runtime/decider_runner.h"
 
 #include "core/log.h"
+#include "runtime/inbox.h"
 #include "runtime/retry.h"
 
 namespace leat::runtime {
@@ -145,21 +146,16 @@ Status DeciderRunner::Run(std::stop_token stop) {
                                           : bus::PollLimits().timeout;
     LEAT_TRY(PollWithRetry(stop, shard_->name(), subscription.get(), limits, &batch));
     for (const bus::Message& message : batch.messages) {
-      if (message.offset < position_.next) continue;
       if (message.offset >= options_.stop_at) break;
-      if (message.offset > position_.next) {
-        return Fail(ErrorClass::kCorrupt, options_.topic + " has a gap: expected offset " +
-                                              std::to_string(position_.next) + ", got " +
-                                              std::to_string(message.offset));
-      }
       if (shard_->log()->StagedBytes() > 0 && decider_->NeedsLog(message.event)) {
-        LEAT_TRY(commit());
+        LEAT_TRY(commit());  // before the position moves behind this message
       }
+      LEAT_ASSIGN(const bool counts, Admit(options_.topic, message, &position_));
+      if (!counts) continue;
       decision.Clear();
       LEAT_TRY(decider_->Decide(shard_->state(), *shard_->log(), message.event, &decision));
       const events::Cause cause{options_.topic, options_.partition, message.offset, 0, 0};
       LEAT_TRY(StageDecision(shard_, decider_, decision, &cause));
-      position_.next = message.offset + 1;
       continues = decider_->Continues(message.event);
       if (!continues && shard_->StagedBytes() >= options_.commit_bytes) LEAT_TRY(commit());
     }
@@ -176,11 +172,9 @@ Status RebuildFromLog(Shard* shard, Evolver* evolver, const RunnerOptions& input
   LEAT_TRY(shard->Abandon());
   LEAT_ASSIGN(const InputPosition applied, shard->Input(input.topic, input.partition));
   LEAT_TRY(CheckIncarnation(*shard, input, applied, {UINT64_MAX, input_incarnation}));
-  const uint32_t incarnation = applied.incarnation != 0 ? applied.incarnation : input_incarnation;
   LEAT_TRY(shard->ClearRows());
   auto cursor = shard->log()->Read(0);
   eventstore::LogEvent event;
-  InputPosition position;
   constexpr size_t kCommitBytes = 4u << 20;
   for (;;) {
     LEAT_ASSIGN(const bool more, cursor.Next(&event));
@@ -188,120 +182,11 @@ Status RebuildFromLog(Shard* shard, Evolver* evolver, const RunnerOptions& input
     if (event.purged) continue;
     LEAT_ASSIGN(const auto view, event.Decode());
     LEAT_TRY(evolver->Evolve(&shard->state(), view, event.position));
-    if (view.cause && view.cause->topic == input.topic && view.cause->n == view.cause->m) {
-      position = {view.cause->offset + 1, incarnation};
-    }
     if (shard->StagedBytes() >= kCommitBytes) LEAT_TRY(shard->Commit(false));
     if (progress) progress(event.position + 1);
   }
-  if (position.next > 0) shard->SetInput(input.topic, input.partition, position);
   shard->EndRebuild();
   return shard->Commit(true);
-}
-
-namespace {
-
-// The one event at an offset of a topic.
-Result<events::Event> ReadOne(bus::Subscriber* transport, const RunnerOptions& from,
-                              uint64_t offset) {
-  LEAT_ASSIGN(auto subscription, transport->Subscribe(from.topic, from.partition, offset));
-  bus::PollLimits one;
-  one.messages_max = 1;
-  one.timeout = std::chrono::seconds(10);
-  bus::MessageBatch batch;
-  LEAT_TRY(subscription->Poll(one, &batch));
-  if (batch.messages.empty() || batch.messages.front().offset != offset) {
-    return Fail(ErrorClass::kNotFound,
-                from.topic + " no longer has offset " + std::to_string(offset));
-  }
-  return events::Event(batch.messages.front().event);
-}
-
-// Whether an event with this cause may come after what was read of a decision that is not whole.
-bool Follows(const std::vector<events::Event>& begun, const std::optional<events::Cause>& cause) {
-  if (begun.empty()) return !cause || cause->n == 1;
-  if (!cause) return false;
-  events::Cause expected = *begun.back().view().cause;
-  ++expected.n;
-  return *cause == expected;
-}
-
-// Decides an input of which `published` came out before, and stages all of it.
-Status FinishDecision(Shard* shard, Decider* decider, bus::Subscriber* transport,
-                      const RunnerOptions& input, const std::vector<events::Event>& published) {
-  const events::Cause cause = *published.front().view().cause;
-  LEAT_ASSIGN(const events::Event event, ReadOne(transport, input, cause.offset));
-  Decision decision;
-  LEAT_TRY(decider->Decide(shard->state(), *shard->log(), event.view(), &decision));
-  bool same = decision.entries().size() == cause.m && published.size() <= cause.m;
-  for (size_t i = 0; same && i < published.size(); ++i) {
-    const Decision::Entry& entry = decision.entries()[i];
-    const events::EventView& view = published[i].view();
-    same = entry.type == view.type && entry.stream == view.subject && entry.key == view.partitionkey &&
-           entry.time_us == view.time_us && entry.id == view.id && entry.data == view.data;
-  }
-  if (!same) {
-    return Fail(ErrorClass::kConflict,
-                shard->name() + ": the decision on " + input.topic + "@" +
-                    std::to_string(cause.offset) + " differs from what was published of it",
-                "run the version of leat that published it");
-  }
-  const events::Cause own{input.topic, input.partition, cause.offset, 0, 0};
-  return StageDecision(shard, decider, decision, &own);
-}
-
-}  // namespace
-
-Status RebuildFromTopic(Shard* shard, Decider* decider, bus::Subscriber* transport,
-                        const std::string& own_topic, uint32_t own_partition,
-                        const RunnerOptions& input, const std::function<void(uint64_t)>& progress) {
-  LEAT_TRY(shard->Abandon());
-  eventstore::Log* log = shard->log();
-  LEAT_ASSIGN(const auto end, transport->End(own_topic, own_partition));
-  if (log->size() >= end.offset) return {};
-  LEAT_ASSIGN(const auto input_end, transport->End(input.topic, input.partition));
-  LEAT_ASSIGN(auto subscription, transport->Subscribe(own_topic, own_partition, log->size()));
-  bus::MessageBatch batch;
-  std::vector<events::Event> decision;  // read, and not whole yet
-  uint64_t next = log->size();
-  constexpr size_t kCommitBytes = 4u << 20;
-  while (next < end.offset) {
-    LEAT_TRY(subscription->Poll({}, &batch));
-    for (const bus::Message& message : batch.messages) {
-      if (message.offset != next) {
-        return Fail(ErrorClass::kCorrupt, own_topic + " has a gap at offset " +
-                                              std::to_string(next));
-      }
-      const auto& cause = message.event.cause;
-      if (!Follows(decision, cause)) {
-        return Fail(ErrorClass::kCorrupt, own_topic + " breaks off a decision at offset " +
-                                              std::to_string(next),
-                    "restore the topic from a backup");
-      }
-      ++next;
-      decision.emplace_back(message.event);
-      if (cause && cause->n < cause->m) continue;
-      for (const events::Event& event : decision) {
-        LEAT_ASSIGN(const uint64_t position, log->Add(event.view().subject, event.view()));
-        LEAT_TRY(decider->Evolve(&shard->state(), event.view(), position));
-      }
-      decision.clear();
-      if (cause && cause->topic == input.topic) {
-        shard->SetInput(input.topic, input.partition,
-                        {cause->offset + 1, input_end.incarnation});
-      }
-      if (shard->StagedBytes() >= kCommitBytes) LEAT_TRY(shard->Commit(true));
-      if (progress) progress(next);
-    }
-  }
-  LEAT_TRY(shard->Commit(true));
-  if (!decision.empty()) {
-    LEAT_TRY(FinishDecision(shard, decider, transport, input, decision));
-    shard->SetInput(input.topic, input.partition,
-                    {decision.front().view().cause->offset + 1, input_end.incarnation});
-    LEAT_TRY(shard->Commit(true));
-  }
-  return {};
 }
 
 }  // namespace leat::runtime

@@ -68,18 +68,9 @@ class DeciderRunner {
   std::jthread thread_;
 };
 
-// Rebuilds the rows of a decider's shard by evolving its log from the beginning, and its input position from the last
-// event's cause. `progress` is called with events done. Errors: kConflict when `input_incarnation` is not the one of the
+// Rebuilds the rows of a decider's shard by evolving its log from the beginning. `progress` is called with events done. Errors: kConflict when `input_incarnation` is not the one of the
 // log that was applied before: nothing is cleared then.
 Status RebuildFromLog(Shard* shard, Evolver* evolver, const RunnerOptions& input,
                       uint32_t input_incarnation, const std::function<void(uint64_t)>& progress);
-
-// Rebuilds a decider's shard, its log too, from its own topic on a transport: what is not in the log is appended and
-// evolved. A decision that was published in part is decided again from its input, must begin with what was published,
-// and is finished. Errors: kConflict when it does not. A cause does not say which incarnation of the input it means: the
-// input is taken to be the one that was decided from.
-Status RebuildFromTopic(Shard* shard, Decider* decider, bus::Subscriber* transport,
-                        const std::string& own_topic, uint32_t own_partition,
-                        const RunnerOptions& input, const std::function<void(uint64_t)>& progress);
 
 }  // namespace leat::runtime

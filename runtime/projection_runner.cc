@@ -1,6 +1,7 @@
 #include "runtime/projection_runner.h"
 
 #include "core/log.h"
+#include "runtime/inbox.h"
 #include "runtime/retry.h"
 
 namespace leat::runtime {
@@ -79,15 +80,10 @@ Status ProjectionRunner::Run(std::stop_token stop) {
     limits.timeout = staged ? std::chrono::milliseconds(0) : bus::PollLimits().timeout;
     LEAT_TRY(PollWithRetry(stop, shard_->name(), subscription.get(), limits, &batch));
     for (const bus::Message& message : batch.messages) {
-      if (message.offset < position_.next) continue;
       if (message.offset >= options_.stop_at) break;
-      if (message.offset > position_.next) {
-        return Fail(ErrorClass::kCorrupt, options_.topic + " has a gap: expected offset " +
-                                              std::to_string(position_.next) + ", got " +
-                                              std::to_string(message.offset));
-      }
+      LEAT_ASSIGN(const bool counts, Admit(options_.topic, message, &position_));
+      if (!counts) continue;
       LEAT_TRY(projection_->Evolve(&shard_->state(), message.event, message.offset));
-      position_.next = message.offset + 1;
       if (shard_->StagedBytes() >= options_.commit_bytes) LEAT_TRY(Commit());
     }
     const bool more = batch.messages.size() == limits.messages_max;

@@ -1,39 +1,250 @@
 #include "runtime/relay.h"
 
-#include <utility>
+#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+
+#include "core/clock.h"
 #include "core/log.h"
+#include "events/registry.h"
 #include "runtime/retry.h"
 
 namespace leat::runtime {
 namespace {
 
 constexpr size_t kBatchBytesMax = 1u << 20;
-constexpr auto kWait = std::chrono::milliseconds(100);
+constexpr size_t kCommitBytes = 4u << 20;
+constexpr auto kIdle = std::chrono::milliseconds(100);
+// Before what was published is given up as lost: then it is published again.
+constexpr auto kReadBackMax = std::chrono::seconds(30);
+
+// A name that nobody else has.
+std::string NewInstance() {
+  static std::atomic<uint64_t> count{0};
+  return std::to_string(core::SystemClock().NowUs()) + "-" + std::to_string(getpid()) + "-" + std::to_string(count++);
+}
+
+// The one event at an offset of a topic.
+Result<events::Event> ReadOne(bus::Subscriber* transport, const RunnerOptions& from, uint64_t offset) {
+  LEAT_ASSIGN(auto subscription, transport->Subscribe(from.topic, from.partition, offset));
+  bus::PollLimits one;
+  one.messages_max = 1;
+  one.timeout = std::chrono::seconds(10);
+  bus::MessageBatch batch;
+  LEAT_TRY(subscription->Poll(one, &batch));
+  if (batch.messages.empty() || batch.messages.front().offset != offset) {
+    return Fail(ErrorClass::kNotFound, from.topic + " no longer has offset " + std::to_string(offset));
+  }
+  return events::Event(batch.messages.front().event);
+}
+
+// Whether an event with this cause may come after what was read of a decision that is not whole.
+bool Follows(const std::vector<events::Event>& begun, const std::optional<events::Cause>& cause) {
+  if (begun.empty()) return !cause || cause->n == 1;
+  if (!cause) return false;
+  events::Cause expected = *begun.back().view().cause;
+  ++expected.n;
+  return *cause == expected;
+}
+
+// As the log stores it: where it stands says the rest.
+events::EventView ForLog(const events::EventView& event) {
+  events::EventView out = event;
+  out.source = {};
+  out.position.reset();
+  out.streamversion.reset();
+  return out;
+}
+
+// Brings a shard up to its own topic.
+class Rebuild {
+ public:
+  Rebuild(Shard* shard, Evolver* evolver, bus::Subscriber* transport, const RunnerOptions& input,
+          const std::function<void(uint64_t)>& progress)
+      : shard_(shard), log_(shard->log()), evolver_(evolver), transport_(transport), input_(input), progress_(progress) {}
+
+  // `position` of the event in the log of its owners.
+  Status Take(const std::string& topic, const events::EventView& event, uint64_t position) {
+    if (position < log_->size()) return CheckSame(topic, event, position);
+    const auto& cause = event.cause;
+    if (!Follows(decision_, cause)) {
+      return Fail(ErrorClass::kCorrupt, topic + " breaks off a decision at position " + std::to_string(position),
+                  "restore the topic from a backup");
+    }
+    decision_.emplace_back(event);
+    if (cause && cause->n < cause->m) return {};
+    for (const events::Event& one : decision_) {
+      const events::EventView stored = ForLog(one.view());
+      LEAT_ASSIGN(const uint64_t at, log_->Add(stored.subject, stored));
+      LEAT_TRY(evolver_->Evolve(&shard_->state(), stored, at));
+      shard_->MarkStaged();
+    }
+    decision_.clear();
+    if (cause && cause->topic == input_.topic) applied_ = cause->offset + 1;
+    if (shard_->StagedBytes() >= kCommitBytes) LEAT_TRY(Commit());
+    if (progress_) progress_(position + 1);
+    return {};
+  }
+
+  Status Finish() {
+    if (!decision_.empty()) LEAT_TRY(FinishDecision());
+    return Commit();
+  }
+
+ private:
+  // The end of a log whose owner died before it was published is not there; what is there must be the same.
+  Status CheckSame(const std::string& topic, const events::EventView& event, uint64_t position) const {
+    auto cursor = log_->Read(position);
+    eventstore::LogEvent stored;
+    LEAT_ASSIGN(const bool found, cursor.Next(&stored));
+    if (!found || stored.purged) return {};
+    LEAT_ASSIGN(const auto own, stored.Decode());
+    if (own.type == event.type && own.data == event.data && own.subject == event.subject &&
+        events::EventId(own) == events::EventId(event)) {
+      return {};
+    }
+    return Fail(ErrorClass::kConflict,
+                shard_->name() + ": its log has another event than " + topic + " at position " + std::to_string(position),
+                "another owner went on from an earlier state: delete the folder " + shard_->path() +
+                    ", it is rebuilt from the topic");
+  }
+
+  // Decides an input of which a part came out before, and stages all of it.
+  Status FinishDecision() {
+    const events::Cause cause = *decision_.front().view().cause;
+    auto* const decider = dynamic_cast<Decider*>(evolver_);
+    LEAT_ASSERT(decider != nullptr);  // only decisions have a cause
+    LEAT_ASSIGN(const events::Event event, ReadOne(transport_, input_, cause.offset));
+    if (log_->StagedBytes() > 0) LEAT_TRY(Commit());
+    Decision decision;
+    LEAT_TRY(decider->Decide(shard_->state(), *log_, event.view(), &decision));
+    bool same = decision.entries().size() == cause.m && decision_.size() <= cause.m;
+    for (size_t i = 0; same && i < decision_.size(); ++i) {
+      const Decision::Entry& entry = decision.entries()[i];
+      const events::EventView& view = decision_[i].view();
+      same = entry.type == view.type && entry.stream == view.subject && entry.key == view.partitionkey &&
+             entry.time_us == view.time_us && (entry.id.empty() || entry.id == view.id) && entry.data == view.data;
+      events::EventView derived;
+      derived.cause = view.cause;
+      if (entry.id.empty() && !view.id.empty()) same &= view.id == events::EventId(derived);
+    }
+    if (!same) {
+      return Fail(ErrorClass::kConflict,
+                  shard_->name() + ": the decision on " + input_.topic + "@" + std::to_string(cause.offset) +
+                      " differs from what was published of it",
+                  "run the version of leat that published it");
+    }
+    const events::Cause own{input_.topic, input_.partition, cause.offset, 0, 0};
+    LEAT_TRY(StageDecision(shard_, evolver_, decision, &own));
+    applied_ = cause.offset + 1;
+    decision_.clear();
+    return {};
+  }
+
+  Status Commit() {
+    if (applied_ > 0) {
+      LEAT_TRY(FollowInput());
+      shard_->SetInput(input_.topic, input_.partition, input_position_);
+    }
+    return shard_->HasStaged() ? shard_->Commit(true) : Status();
+  }
+
+  // A cause names an offset of the input; what counts behind it depends on all that came before.
+  Status FollowInput() {
+    if (input_subscription_ == nullptr) {
+      LEAT_ASSIGN(input_position_, shard_->Input(input_.topic, input_.partition));
+      LEAT_ASSIGN(const auto end, transport_->End(input_.topic, input_.partition));
+      input_position_.incarnation = end.incarnation;
+      LEAT_ASSIGN(input_subscription_,
+                  transport_->Subscribe(input_.topic, input_.partition, input_position_.next));
+    }
+    bus::MessageBatch batch;
+    while (input_position_.next < applied_) {
+      bus::PollLimits limits;
+      limits.messages_max = std::min<uint64_t>(limits.messages_max, applied_ - input_position_.next);
+      LEAT_TRY(input_subscription_->Poll(limits, &batch));
+      for (const bus::Message& message : batch.messages) {
+        LEAT_TRY(Admit(input_.topic, message, &input_position_));
+      }
+    }
+    return {};
+  }
+
+  Shard* const shard_;
+  eventstore::Log* const log_;
+  Evolver* const evolver_;
+  bus::Subscriber* const transport_;
+  const RunnerOptions& input_;
+  const std::function<void(uint64_t)>& progress_;
+  std::vector<events::Event> decision_;  // read, and not whole yet
+  uint64_t applied_ = 0;                 // offset behind the newest cause; 0: there was none
+  InputPosition input_position_;
+  std::unique_ptr<bus::Subscription> input_subscription_;
+};
 
 }  // namespace
 
-Relay::Relay(const eventstore::Log* log, bus::Transport* transport, std::string topic,
-             uint32_t partition)
-    : log_(log), transport_(transport), topic_(std::move(topic)), partition_(partition) {}
+Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* transport, const std::string& own_topic,
+                             uint32_t own_partition, const RunnerOptions& input,
+                             const std::function<void(uint64_t)>& progress) {
+  LEAT_TRY(shard->Abandon());
+  LEAT_ASSIGN(const auto end, transport->End(own_topic, own_partition));
+  // Where its last claim stood: what lies before that is in the log.
+  LEAT_ASSIGN(InputPosition read, shard->Input(own_topic, own_partition));
+  if (read.next > end.offset || (read.incarnation != 0 && end.incarnation != 0 && read.incarnation != end.incarnation)) {
+    read = {};
+  }
+  read.incarnation = end.incarnation;
+  LEAT_ASSIGN(auto subscription, transport->Subscribe(own_topic, own_partition, read.next));
+  Rebuild rebuild(shard, evolver, transport, input, progress);
+  const std::string instance = NewInstance();
+  Ownership ownership;
+  bool claimed = false;
+  bus::MessageBatch batch;
+  const auto deadline = std::chrono::steady_clock::now() + kReadBackMax;
+  for (;;) {
+    if (!claimed && read.next >= end.offset) {
+      ownership.epoch = read.epoch + 1;
+      LEAT_TRY(transport->PublishTo(own_topic, own_partition, {MakeClaim(shard->name(), ownership.epoch, instance)}));
+      claimed = true;
+    }
+    LEAT_TRY(subscription->Poll({}, &batch));
+    if (claimed && batch.messages.empty() && std::chrono::steady_clock::now() > deadline) {
+      return Fail(ErrorClass::kUnavailable, "the claim of " + own_topic + " does not come back", "try again");
+    }
+    for (const bus::Message& message : batch.messages) {
+      const uint64_t position = read.next_position;
+      const bool is_claim = message.event.type == events::kShardClaimed && message.offset == read.next;
+      const uint64_t epoch_before = read.epoch;
+      LEAT_ASSIGN(const bool counts, Admit(own_topic, message, &read));
+      if (counts) LEAT_TRY(rebuild.Take(own_topic, message.event, position));
+      if (!is_claim || !claimed) continue;
+      LEAT_ASSIGN(const Claim claim, ReadClaim(message.event));
+      if (claim.instance == instance && read.epoch == ownership.epoch && epoch_before < ownership.epoch) {
+        LEAT_TRY(rebuild.Finish());
+        shard->SetInput(own_topic, own_partition, read);
+        LEAT_TRY(shard->Commit(true));
+        ownership.read = read;
+        return ownership;
+      }
+      if (read.epoch >= ownership.epoch) {
+        return Fail(ErrorClass::kConflict, "another owner claims " + own_topic + " at the same time", "try again");
+      }
+    }
+  }
+}
+
+Relay::Relay(const Shard* shard, bus::Transport* transport, std::string topic, uint32_t partition, Ownership ownership)
+    : shard_(shard), transport_(transport), topic_(std::move(topic)), partition_(partition), epoch_(ownership.epoch),
+      source_(OwnedSource(shard->name(), shard->log()->incarnation(), ownership.epoch)), read_(ownership.read),
+      published_(ownership.read.next_position) {}
 
 Relay::~Relay() = default;
 
-Status Relay::FindEnd() {
-  LEAT_ASSIGN(const auto end, transport_->End(topic_, partition_));
-  if (end.offset > log_->size()) {
-    return Fail(ErrorClass::kConflict,
-                "topic " + topic_ + " has " + std::to_string(end.offset) +
-                    " events, its shard's log only " + std::to_string(log_->size()),
-                "rebuild the shard from its topic");
-  }
-  published_ = end.offset;
-  status_.Advance(published_);
-  return {};
-}
-
 Status Relay::Start() {
-  LEAT_TRY(FindEnd());
+  LEAT_ASSERT(published_ <= shard_->log()->size());  // ClaimTopic has seen to it
+  status_.Advance(published_);
   thread_ = std::jthread([this](std::stop_token stop) {
     auto status = Run(stop);
     if (!status) core::LogError("relay " + topic_, "stopped: " + status.error().Text());
@@ -43,17 +254,39 @@ Status Relay::Start() {
 }
 
 Status Relay::Run(std::stop_token stop) {
-  std::stop_callback wake(stop, [this] { log_->Wake(); });
-  auto cursor = log_->Read(published_);
+  const eventstore::Log& log = *shard_->log();
+  std::stop_callback wake(stop, [&] { log.Wake(); });
+  LEAT_ASSIGN(auto subscription, transport_->Subscribe(topic_, partition_, read_.next));
+  auto cursor = log.Read(published_);
+  auto last_progress = std::chrono::steady_clock::now();
   while (!stop.stop_requested()) {
-    if (!log_->WaitFor(published_, kWait)) continue;
-    bool again = false;
-    const auto publish = [&]() -> Status {
-      // What came of a try that failed is for the topic to tell.
-      if (std::exchange(again, true)) LEAT_TRY(FindEnd());
-      return PublishNext(&cursor);
+    const bool behind = read_.next_position < published_;  // published, and not read back yet
+    const bool more = log.WaitFor(published_, behind ? std::chrono::milliseconds(0) : kIdle);
+    const auto step = [&]() -> Status {
+      if (more) LEAT_TRY(PublishNext(&cursor));
+      return ReadBack(subscription.get(), std::chrono::milliseconds(behind && !more ? kIdle : kIdle * 0));
     };
-    LEAT_TRY(Retry(stop, "relay " + topic_, publish));
+    const uint64_t before = read_.next_position;
+    auto status = step();
+    if (!status && status.error().Retryable()) {
+      // What came of it is for the topic to tell: whatever is not there is published again, what is there twice counts once.
+      const auto reread = [&]() -> Status {
+        LEAT_ASSIGN(const auto end, transport_->End(topic_, partition_));
+        while (read_.next < end.offset && !stop.stop_requested()) LEAT_TRY(ReadBack(subscription.get(), kIdle));
+        published_ = read_.next_position;
+        return {};
+      };
+      core::LogWarning("relay " + topic_, "tried again: " + status.error().Text());
+      status = Retry(stop, "relay " + topic_, reread);
+    }
+    LEAT_TRY(status);
+    const auto now = std::chrono::steady_clock::now();
+    if (!behind || read_.next_position > before) last_progress = now;
+    if (now - last_progress > kReadBackMax) {
+      core::LogWarning("relay " + topic_, "what was published did not come back: published again");
+      published_ = read_.next_position;
+      last_progress = now;
+    }
   }
   return {};
 }
@@ -67,16 +300,34 @@ Status Relay::PublishNext(eventstore::LogCursor* cursor) {
   while (bytes < kBatchBytesMax || !whole) {
     LEAT_ASSIGN(const bool more, cursor->Next(&event));
     if (!more) break;
-    LEAT_ASSIGN(const auto view, event.Decode());
+    LEAT_ASSIGN(auto view, event.Decode());
+    view.source = source_;
+    view.position = event.position;
     batch.emplace_back(view);
     bytes += event.envelope.size();
     whole = !view.cause || view.cause->n == view.cause->m;
   }
   if (batch.empty()) return {};
-  const uint64_t next = published_ + batch.size();
-  LEAT_TRY(transport_->PublishAt(topic_, partition_, published_, std::move(batch)));
-  published_ = next;
-  status_.Advance(published_);
+  LEAT_TRY(transport_->PublishTo(topic_, partition_, batch));
+  published_ += batch.size();
+  return {};
+}
+
+Status Relay::ReadBack(bus::Subscription* subscription, std::chrono::milliseconds timeout) {
+  bus::PollLimits limits;
+  limits.timeout = timeout;
+  bus::MessageBatch batch;
+  LEAT_TRY(subscription->Poll(limits, &batch));
+  for (const bus::Message& message : batch.messages) {
+    LEAT_TRY(Admit(topic_, message, &read_));
+    if (read_.epoch != epoch_) {
+      return Fail(ErrorClass::kConflict,
+                  "another owner has taken over partition " + std::to_string(partition_) + " of " + topic_ + " with epoch " +
+                      std::to_string(read_.epoch),
+                  "nothing is lost: it goes on from what is in the topic");
+    }
+  }
+  if (!batch.messages.empty()) status_.Advance(read_.next_position);
   return {};
 }
 

@@ -20,13 +20,18 @@ std::string Pack(const InputPosition& position) {
   std::string value;
   core::AppendVarint(position.next, &value);
   core::AppendVarint(position.incarnation, &value);
+  core::AppendVarint(position.epoch, &value);
+  core::AppendVarint(position.next_position, &value);
   return value;
 }
 
 bool Unpack(std::string_view value, InputPosition* position) {
   core::ByteReader reader(value);
   uint64_t incarnation;
-  if (!reader.TakeVarint(&position->next) || !reader.TakeVarint(&incarnation)) return false;
+  if (!reader.TakeVarint(&position->next) || !reader.TakeVarint(&incarnation) ||
+      !reader.TakeVarint(&position->epoch) || !reader.TakeVarint(&position->next_position)) {
+    return false;
+  }
   position->incarnation = static_cast<uint32_t>(incarnation);
   return true;
 }
@@ -96,18 +101,10 @@ Status Shard::ClearRows() {
   Batch batch(*database_);
   // Past every row key: they begin with a letter.
   batch.DeleteRange(Family::kRows, "", "\xff");
-  batch.DeleteRange(Family::kMeta, kInputPrefix, eventstore::PrefixEnd(kInputPrefix));
-  if (log_ != nullptr) {
-    batch.Put(Family::kMeta, kRebuildingKey, "1");
-    const auto inputs = database_->NewIterator(Family::kMeta);
-    for (inputs->Seek(kInputPrefix);
-         inputs->Valid() && inputs->key().starts_with(kInputPrefix); inputs->Next()) {
-      InputPosition position;
-      if (!Unpack(inputs->value(), &position)) continue;
-      position.next = 0;
-      batch.Put(Family::kMeta, inputs->key(), Pack(position));
-    }
-    LEAT_TRY(inputs->status());
+  if (log_ == nullptr) {
+    batch.DeleteRange(Family::kMeta, kInputPrefix, eventstore::PrefixEnd(kInputPrefix));
+  } else {
+    batch.Put(Family::kMeta, kRebuildingKey, "1");  // what was decided from the input is in the log, and stays
   }
   return database_->Write(batch, true);
 }

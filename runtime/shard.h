@@ -17,8 +17,10 @@ namespace leat::runtime {
 
 // How far a shard has applied one partition of its input.
 struct InputPosition {
-  uint64_t next = 0;         // offset of the first event not applied
-  uint32_t incarnation = 0;  // of the input's log; 0: none applied
+  uint64_t next = 0;           // offset of the first event not applied
+  uint32_t incarnation = 0;    // of the input's log; 0: none applied
+  uint64_t epoch = 0;          // of the partition's newest owner; 0: nobody has claimed it (inbox.h)
+  uint64_t next_position = 0;  // in the log of the partition's owners
 };
 
 struct ShardOptions {
@@ -60,7 +62,7 @@ class Shard {
   Status Abandon();
   // What stopped the shard: after a failed write nothing else is tried, until it is opened anew.
   const Status& error() const { return failed_; }
-  // Deletes every row and input position, and keeps the log: what a rebuild starts from. A shard with a log is
+  // Deletes every row: what a rebuild starts from. Without a log the input positions go, too; with one, both stay, and it is
   // Rebuilding() from then on, also when it is opened anew, until the commit that follows EndRebuild(); of its inputs it
   // keeps the incarnations, which its log cannot tell.
   Status ClearRows();

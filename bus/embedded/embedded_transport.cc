@@ -183,8 +183,8 @@ void EmbeddedTransport::Unmount(std::string_view topic, uint32_t partition) {
   topics_.erase(found);
 }
 
-Status EmbeddedTransport::Create(std::string_view topic, uint32_t partitions,
-                                 std::string_view owner) {
+Status EmbeddedTransport::CreateTopic(std::string_view topic, uint32_t partitions,
+                                      std::string_view owner) {
   LEAT_TRY(events::CheckTopicName(topic));
   if (partitions == 0 || partitions > kPartitionsMax) {
     return Invalid("topic " + std::string(topic) + " with " + std::to_string(partitions) +
@@ -214,15 +214,6 @@ Status EmbeddedTransport::Create(std::string_view topic, uint32_t partitions,
   entry.owner = owner;
   partitions_ += partitions;
   return {};
-}
-
-Status EmbeddedTransport::CreateTopic(std::string_view topic, uint32_t partitions) {
-  return Create(topic, partitions, {});
-}
-
-Status EmbeddedTransport::CreateOwnedTopic(std::string_view topic, uint32_t partitions,
-                                           std::string_view owner) {
-  return Create(topic, partitions, owner);
 }
 
 Result<std::vector<TopicInfo>> EmbeddedTransport::Topics() {
@@ -308,38 +299,16 @@ Result<std::vector<events::Position>> EmbeddedTransport::Publish(
   return out;
 }
 
-Result<std::vector<events::Position>> EmbeddedTransport::PublishTo(
-    std::string_view topic, uint32_t partition, const std::vector<events::Event>& events) {
+Status EmbeddedTransport::PublishTo(std::string_view topic, uint32_t partition,
+                                    const std::vector<events::Event>& events) {
   LEAT_ASSIGN(const Topic entry, Find(topic, partition));
   if (!entry.mounted.empty()) {
     return Fail(ErrorClass::kConflict, "topic " + std::string(topic) + " is a mounted log");
   }
-  if (events.empty()) return std::vector<events::Position>{};
+  if (events.empty()) return {};
   eventstore::Append append;
   append.stream = StreamOf(topic, partition);
   append.events = events;
-  LEAT_ASSIGN(const auto appended, store_->AppendOne(std::move(append)));
-  std::vector<events::Position> out;
-  for (size_t i = 0; i < events.size(); ++i) {
-    out.push_back({std::string(topic), partition, appended.first_version - 1 + i,
-                   store_->log().incarnation()});
-  }
-  return out;
-}
-
-Status EmbeddedTransport::PublishAt(std::string_view topic, uint32_t partition, uint64_t offset,
-                                    std::vector<events::Event> events) {
-  LEAT_ASSIGN(const Topic entry, Find(topic, partition));
-  if (!entry.mounted.empty()) {
-    return Fail(ErrorClass::kConflict, "topic " + std::string(topic) + " is a mounted log");
-  }
-  eventstore::Append append;
-  append.stream = StreamOf(topic, partition);
-  if (offset == eventstore::kAnyVersion) {
-    return Fail(ErrorClass::kConflict, "no partition ends at offset " + std::to_string(offset));
-  }
-  append.expected_version = offset;
-  append.events = std::move(events);
   LEAT_TRY(store_->AppendOne(std::move(append)));
   return {};
 }

@@ -30,24 +30,20 @@ class EmbeddedTransport final : public Transport {
   Status Mount(std::string_view topic, uint32_t partition, std::string_view owner,
                const eventstore::Log* log);
   void Unmount(std::string_view topic, uint32_t partition);
-  // A topic that is not mounted may have an owner, too: then only PublishAt writes it.
-  Status CreateOwnedTopic(std::string_view topic, uint32_t partitions, std::string_view owner);
 
   // What stopped the topics that are not mounted: after a failed write nothing is published until it is opened anew.
-  Status error() const { return store_->error(); }
+  Status error() const override { return store_->error(); }
 
   Features features() const override;
-  Status CreateTopic(std::string_view topic, uint32_t partitions) override;
+  Status CreateTopic(std::string_view topic, uint32_t partitions, std::string_view owner = {}) override;
   Result<std::vector<TopicInfo>> Topics() override;
   Result<std::unique_ptr<Subscription>> Subscribe(std::string_view topic, uint32_t partition,
                                                   uint64_t offset) override;
   Result<PartitionEnd> End(std::string_view topic, uint32_t partition) override;
   Result<std::vector<events::Position>> Publish(std::string_view topic,
                                                 const std::vector<events::Event>& events) override;
-  Result<std::vector<events::Position>> PublishTo(std::string_view topic, uint32_t partition,
-                                                  const std::vector<events::Event>& events) override;
-  Status PublishAt(std::string_view topic, uint32_t partition, uint64_t offset,
-                   std::vector<events::Event> events) override;
+  Status PublishTo(std::string_view topic, uint32_t partition,
+                   const std::vector<events::Event>& events) override;
 
   // For verification: the files below, and the log of all topics that are not mounted.
   Status VerifyFiles() const;
@@ -61,7 +57,6 @@ class EmbeddedTransport final : public Transport {
   };
   EmbeddedTransport() = default;
   Result<Topic> Find(std::string_view topic, uint32_t partition) const;
-  Status Create(std::string_view topic, uint32_t partitions, std::string_view owner);
   // With mutex_ held. Errors: kExhausted when so many more are too many.
   Status CheckCount(uint32_t topics, uint32_t partitions) const;
 

@@ -275,6 +275,7 @@ class KafkaTransport::Impl {
   std::shared_ptr<Producer> producer;                // guarded by mutex
   std::vector<std::shared_ptr<Consumer>> consumers;  // guarded by mutex
   std::map<std::string, uint32_t, std::less<>> partitions;  // of topics that were asked for; guarded by mutex
+  std::map<std::string, std::string, std::less<>> owners;   // as this process created them; guarded by mutex
 };
 
 namespace {
@@ -659,12 +660,11 @@ Result<std::unique_ptr<KafkaTransport>> KafkaTransport::Open(const KafkaOptions&
 Features KafkaTransport::features() const {
   Features features;
   features.name = "kafka";
-  features.publish_at = false;
   features.end_at_once = false;
   return features;
 }
 
-Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions) {
+Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions, std::string_view owner) {
   LEAT_TRY(events::CheckTopicName(topic));
   if (partitions == 0) return Invalid("topic " + std::string(topic) + ": 0 partitions", "at least 1");
   const std::string name = impl_->Named(topic);
@@ -706,7 +706,11 @@ Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions) 
     }
   }
   if (!there) return std::unexpected(there.error());
-  if (*there == partitions) return {};
+  if (*there == partitions) {
+    std::lock_guard lock(impl_->mutex);
+    if (!owner.empty()) impl_->owners[std::string(topic)] = owner;
+    return {};
+  }
   return Fail(ErrorClass::kConflict,
               "topic " + std::string(topic) + " has " + std::to_string(*there) + " partitions, not " + std::to_string(partitions),
               "configure as many, or use another topic: keys do not move between partitions");
@@ -724,7 +728,10 @@ Result<std::vector<TopicInfo>> KafkaTransport::Topics() {
     if (name.starts_with("__") || !name.starts_with(impl_->options.topic_prefix)) continue;  // __: Kafka's own
     name.remove_prefix(impl_->options.topic_prefix.size());
     if (!events::CheckTopicName(name)) continue;
-    topics.push_back({std::string(name), static_cast<uint32_t>(metadata->topics[i].partition_cnt), ""});
+    std::lock_guard lock(impl_->mutex);
+    const auto owner = impl_->owners.find(name);
+    topics.push_back({std::string(name), static_cast<uint32_t>(metadata->topics[i].partition_cnt),
+                      owner == impl_->owners.end() ? std::string() : owner->second});
   }
   std::sort(topics.begin(), topics.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   return topics;
@@ -756,17 +763,21 @@ Result<PartitionEnd> KafkaTransport::End(std::string_view topic, uint32_t partit
 
 Result<std::vector<events::Position>> KafkaTransport::Publish(std::string_view topic,
                                                               const std::vector<events::Event>& events) {
+  {
+    std::lock_guard lock(impl_->mutex);
+    if (const auto owner = impl_->owners.find(topic); owner != impl_->owners.end()) {
+      return Fail(ErrorClass::kConflict,
+                  "topic " + std::string(topic) + " is written only by " + owner->second,
+                  "publish to a topic of your own");
+    }
+  }
   return impl_->Publish(topic, std::nullopt, events);
 }
 
-Result<std::vector<events::Position>> KafkaTransport::PublishTo(std::string_view topic, uint32_t partition,
-                                                                const std::vector<events::Event>& events) {
-  return impl_->Publish(topic, partition, events);
-}
-
-Status KafkaTransport::PublishAt(std::string_view topic, uint32_t partition, uint64_t, std::vector<events::Event>) {
-  LEAT_TRY(impl_->CheckPartition(topic, partition));
-  return Fail(ErrorClass::kUnsupported, "kafka cannot publish at a given offset", "publish to the partition");
+Status KafkaTransport::PublishTo(std::string_view topic, uint32_t partition,
+                                 const std::vector<events::Event>& events) {
+  LEAT_TRY(impl_->Publish(topic, partition, events));
+  return {};
 }
 
 }  // namespace leat::bus

@@ -34,7 +34,7 @@ class KafkaTransport final : public Transport {
   ~KafkaTransport() override;
 
   Features features() const override;
-  Status CreateTopic(std::string_view topic, uint32_t partitions) override;
+  Status CreateTopic(std::string_view topic, uint32_t partitions, std::string_view owner = {}) override;
   Result<std::vector<TopicInfo>> Topics() override;
   Result<std::unique_ptr<Subscription>> Subscribe(std::string_view topic, uint32_t partition,
                                                   uint64_t offset) override;
@@ -42,11 +42,8 @@ class KafkaTransport final : public Transport {
   // At least once: after an error some of the events may be there.
   Result<std::vector<events::Position>> Publish(std::string_view topic,
                                                 const std::vector<events::Event>& events) override;
-  Result<std::vector<events::Position>> PublishTo(std::string_view topic, uint32_t partition,
-                                                  const std::vector<events::Event>& events) override;
-  // kUnsupported: Kafka appends wherever the end is.
-  Status PublishAt(std::string_view topic, uint32_t partition, uint64_t offset,
-                   std::vector<events::Event> events) override;
+  Status PublishTo(std::string_view topic, uint32_t partition,
+                   const std::vector<events::Event>& events) override;
 
  private:
   class Impl;

@@ -67,6 +67,8 @@ class ChainFeed {
   Status SubmitOpening(std::string_view chain,
                        const std::vector<std::pair<Address, Amount>>& balances);
   Result<bool> Knows(std::string_view chain, const Hash& hash);
+  // For whoever rebuilds the shard; nobody may submit meanwhile.
+  runtime::Evolver& evolver() { return decider_; }
 
  private:
   runtime::Shard* const shard_;

@@ -10,29 +10,35 @@ constexpr std::string_view kServiceName = "ledger";
 }  // namespace
 
 Result<std::unique_ptr<Service>> Service::Open(const ServiceOptions& options,
-                                               bus::EmbeddedTransport* transport) {
+                                               bus::Transport* transport) {
   std::unique_ptr<Service> service(new Service(options, transport));
   runtime::ShardOptions shard;
   shard.path = options.path;
   shard.name = std::string(kServiceName) + "-0";
   shard.has_log = true;
   LEAT_ASSIGN(service->shard_, runtime::Shard::Open(shard));
+  if (!options.relayed) return service;
   const std::string topic(kLedgerEntriesTopic);
-  if (options.mounted) {
-    LEAT_TRY(transport->Mount(topic, 0, kServiceName, service->shard_->log()));
-    return service;
-  }
-  LEAT_TRY(transport->CreateOwnedTopic(topic, 1, kServiceName));
-  LEAT_TRY(runtime::RebuildFromTopic(service->shard_.get(), &service->decider_, transport, topic,
-                                     0, service->Input(), nullptr));
-  service->relay_ = std::make_unique<runtime::Relay>(service->shard_->log(), transport, topic, 0);
+  LEAT_TRY(transport->CreateTopic(topic, 1, kServiceName));
+  LEAT_ASSIGN(const auto ownership, runtime::ClaimTopic(service->shard_.get(), &service->decider_, transport, topic, 0,
+                                                        service->Input(), nullptr));
+  service->relay_ = std::make_unique<runtime::Relay>(service->shard_.get(), transport, topic, 0, ownership);
   return service;
 }
 
 Service::~Service() {
   runner_.reset();
   relay_.reset();
-  if (options_.mounted && shard_ != nullptr) transport_->Unmount(kLedgerEntriesTopic, 0);
+}
+
+bool Service::WaitPublished(std::chrono::milliseconds timeout) const {
+  return relay_ == nullptr || relay_->status().WaitApplied(decided(), timeout);
+}
+
+Result<uint64_t> Service::PublishedEnd() const {
+  if (relay_ == nullptr) return decided();
+  LEAT_ASSIGN(const auto end, transport_->End(kLedgerEntriesTopic, 0));
+  return end.offset;
 }
 
 runtime::RunnerOptions Service::Input() const {

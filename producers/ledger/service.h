@@ -6,7 +6,7 @@
 #include <mutex>
 #include <string>
 
-#include "bus/embedded/embedded_transport.h"
+#include "bus/bus.h"
 #include "producers/ledger/ledger.h"
 #include "runtime/decider_runner.h"
 #include "runtime/relay.h"
@@ -17,15 +17,17 @@ namespace leat::ledger {
 struct ServiceOptions {
   std::string path;         // of the shard
   std::string input_topic;  // where the facts come from
-  bool mounted = true;      // false: the log is relayed to a topic of its own, and can be rebuilt from there
+  // The log is relayed to the topic kLedgerEntriesTopic, and is rebuilt from there; false: it is that topic, mounted by whoever
+  // opens the service.
+  bool relayed = false;
 };
 
 // Thread-safe once opened. The transport must outlive it.
 class Service {
  public:
-  // An empty shard whose topic is not is rebuilt from the topic.
+  // Relayed, the partition is claimed, and what the shard lacks is rebuilt from there.
   static Result<std::unique_ptr<Service>> Open(const ServiceOptions& options,
-                                               bus::EmbeddedTransport* transport);
+                                               bus::Transport* transport);
   ~Service();
 
   Status Start();
@@ -34,8 +36,12 @@ class Service {
   bool WaitApplied(uint64_t next, std::chrono::milliseconds timeout) const;
   // What stopped it, a rebuild that failed included.
   Status error() const;
-  // Events decided, and events that others can read.
+  // Events decided.
   uint64_t decided() const { return shard_->log()->size(); }
+  // Whether others can read all of them, which they can at once when the log is mounted; waits for it.
+  bool WaitPublished(std::chrono::milliseconds timeout) const;
+  // Offset behind the events that others can read.
+  Result<uint64_t> PublishedEnd() const;
   Status VerifyFiles() const { return shard_->database().VerifyChecksums(); }
   const eventstore::Log& log() const { return *shard_->log(); }
 
@@ -44,14 +50,14 @@ class Service {
   Status Rebuild(const std::function<void(uint64_t, uint64_t)>& progress);
 
  private:
-  Service(ServiceOptions options, bus::EmbeddedTransport* transport)
+  Service(ServiceOptions options, bus::Transport* transport)
       : options_(std::move(options)), transport_(transport) {}
   runtime::RunnerOptions Input() const;
   Status RebuildRows(const std::function<void(uint64_t, uint64_t)>& progress);
   Status StartRunner();
 
   const ServiceOptions options_;
-  bus::EmbeddedTransport* const transport_;
+  bus::Transport* const transport_;
   Ledger decider_;
   std::unique_ptr<runtime::Shard> shard_;
   mutable std::mutex mutex_;

@@ -291,6 +291,7 @@ void AttributesComeOutAsTheyWentIn(Case& c) {
     view.causationid = text();
     view.traceparent = text();
     if (Below(random, 3) == 0) view.streamversion = random();
+    if (Below(random, 3) == 0) view.position = random();
     if (Below(random, 3) == 0) {
       view.cause = events::Cause{"some.topic", static_cast<uint32_t>(Below(random, 9)), random(),
                                  2, 3};
@@ -402,8 +403,7 @@ void ThousandTopics(Case& c) {
 
 void RefusedClearly(Case& c) {
   c.Refused(c.transport().Publish("nowhere", {DataEvent("x")}), ErrorClass::kNotFound, "nowhere");
-  c.Refused(c.transport().PublishAt("nowhere", 0, 0, {DataEvent("x")}), ErrorClass::kNotFound,
-            "nowhere");
+  c.Refused(c.transport().PublishTo("nowhere", 0, {DataEvent("x")}), ErrorClass::kNotFound, "nowhere");
   c.Refused(c.transport().Subscribe("nowhere", 0, 0), ErrorClass::kNotFound, "nowhere");
   c.Refused(c.transport().End("nowhere", 0), ErrorClass::kNotFound, "nowhere");
   c.Topic("three", 3);
@@ -413,19 +413,13 @@ void RefusedClearly(Case& c) {
   c.Refused(c.transport().CreateTopic("", 1), ErrorClass::kInvalid, "topic name");
   c.Refused(c.transport().Subscribe("three", 3, 0), ErrorClass::kNotFound, "3");
   c.Refused(c.transport().End("three", 3), ErrorClass::kNotFound, "3");
-  c.Refused(c.transport().PublishAt("three", 3, 0, {DataEvent("x")}), ErrorClass::kNotFound, "3");
+  c.Refused(c.transport().PublishTo("three", 3, {DataEvent("x")}), ErrorClass::kNotFound, "3");
   // Too large: the event, and with it its batch.
   const std::string data(c.transport().features().message_bytes_max + 1, 'x');
   c.Refused(c.transport().Publish("three", {Keyed("k", "fine"), Keyed("k", data)}),
             ErrorClass::kInvalid, Number(data.size()));
   c.Refused(c.transport().PublishTo("three", 0, {Keyed("k", data)}), ErrorClass::kInvalid,
             Number(data.size()));
-  if (c.transport().features().publish_at) {
-    c.Refused(c.transport().PublishAt("three", 0, 0, {Keyed("k", data)}), ErrorClass::kInvalid,
-              Number(data.size()));
-  } else {
-    c.Refused(c.transport().PublishAt("three", 0, 0, {Keyed("k", "x")}), ErrorClass::kUnsupported, "");
-  }
   {
     events::EventView view;
     view.type = "test.happened.v1";
@@ -445,10 +439,11 @@ void RefusedClearly(Case& c) {
     c.Equal(c.Take(c.transport().End("three", partition)).offset, uint64_t{0}, "nothing was kept");
   }
   c.Expect(c.Take(c.transport().Publish("three", {})).empty(), "nothing to publish is no error");
-  if (c.harness().CreateOwnedTopic("owned")) {
-    c.Refused(c.transport().Publish("owned", {DataEvent("x")}), ErrorClass::kConflict, "owned");
-    c.Equal(c.Take(c.transport().End("owned", 0)).offset, uint64_t{0}, "nothing was kept");
-  }
+  c.Take(c.transport().CreateTopic("owned", 1, "its owner"));
+  c.Refused(c.transport().Publish("owned", {DataEvent("x")}), ErrorClass::kConflict, "owned");
+  c.Equal(c.Take(c.transport().End("owned", 0)).offset, uint64_t{0}, "nothing was kept");
+  c.Take(c.transport().PublishTo("owned", 0, {DataEvent("x")}));
+  c.Equal(c.Take(c.transport().End("owned", 0)).offset, uint64_t{1}, "its owner may");
 }
 
 void PublishToAPartition(Case& c) {
@@ -458,12 +453,9 @@ void PublishToAPartition(Case& c) {
   for (uint32_t partition = 0; partition < kPartitions; ++partition) {
     for (uint64_t round = 0; round < 5; ++round) {
       // Whatever their keys are.
-      const auto at = c.Take(c.transport().PublishTo(
-          "relayed", partition, {Keyed("k" + Number(n), Number(n)), Keyed("k", Number(n + 1))}));
-      c.Equal(at.size(), size_t{2}, "a position each");
-      c.Equal(at[0].partition, partition, "the partition");
-      c.Equal(at[0].offset, 2 * round, "where the partition ended");
-      c.Equal(at[1].offset, 2 * round + 1, "in order");
+      c.Equal(c.Take(c.transport().End("relayed", partition)).offset, 2 * round, "the partition's end");
+      c.Take(c.transport().PublishTo("relayed", partition,
+                                     {Keyed("k" + Number(n), Number(n)), Keyed("k", Number(n + 1))}));
       n += 2;
     }
   }
@@ -474,42 +466,7 @@ void PublishToAPartition(Case& c) {
     }
   }
   c.Refused(c.transport().PublishTo("relayed", kPartitions, {DataEvent("x")}), ErrorClass::kNotFound, "3");
-  c.Expect(c.Take(c.transport().PublishTo("relayed", 0, {})).empty(), "nothing to publish is no error");
-}
-
-void PublishAtTheEndAlone(Case& c) {
-  c.Topic("numbered", 2);
-  std::vector<events::Event> three{DataEvent("0"), DataEvent("1"), DataEvent("2")};
-  c.Take(c.transport().PublishAt("numbered", 1, 0, three));
-  for (const uint64_t wrong : {uint64_t{0}, uint64_t{1}, uint64_t{2}, uint64_t{4}, uint64_t{1000},
-                               UINT64_MAX}) {
-    c.Refused(c.transport().PublishAt("numbered", 1, wrong, {DataEvent("x")}),
-              ErrorClass::kConflict, "");
-  }
-  c.Refused(c.transport().PublishAt("numbered", 0, 3, {DataEvent("x")}), ErrorClass::kConflict, "");
-  c.Take(c.transport().PublishAt("numbered", 1, 3, {DataEvent("3")}));
-  c.harness().Reopen();
-  c.Refused(c.transport().PublishAt("numbered", 1, 3, {DataEvent("x")}), ErrorClass::kConflict, "");
-  c.Take(c.transport().PublishAt("numbered", 1, 4, {DataEvent("4")}));
-  const auto got = c.Read("numbered", 1, 0, 5);
-  for (size_t i = 0; i < got.size(); ++i) c.Expect(got[i].view().data == Number(i), "in order");
-  // A key that belongs to the other partition stays where it was put.
-  c.Equal(c.Take(c.transport().End("numbered", 0)).offset, uint64_t{0}, "the other partition");
-  // Two relays race: one of them wins each number.
-  std::atomic<int> won{0};
-  {
-    std::vector<std::jthread> threads;
-    for (int t = 0; t < 3; ++t) {
-      threads.emplace_back([&] {
-        for (uint64_t i = 0; i < 30; ++i) {
-          if (c.transport().PublishAt("numbered", 0, i, {DataEvent(Number(i))})) ++won;
-          while (c.transport().End("numbered", 0)->offset <= i) std::this_thread::yield();
-        }
-      });
-    }
-  }
-  c.Equal(won.load(), 30, "each number once");
-  c.Equal(c.Take(c.transport().End("numbered", 0)).offset, uint64_t{30}, "no more than those");
+  c.Take(c.transport().PublishTo("relayed", 0, {}));
 }
 
 void LiveTail(Case& c) {
@@ -641,7 +598,6 @@ constexpr NamedCase kCases[] = {
     {"a thousand topics", ThousandTopics},
     {"refused clearly", RefusedClearly},
     {"publish to a partition", PublishToAPartition},
-    {"publish at the end alone", PublishAtTheEndAlone, &bus::Features::publish_at},
     {"live tail", LiveTail},
     {"waits no longer than asked", WaitsNoLongerThanAsked},
 };

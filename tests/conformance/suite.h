@@ -20,8 +20,6 @@ class Harness {
   virtual bus::Transport& transport() = 0;
   // Closes the transport and opens it again on the same storage; subscriptions are gone by then.
   virtual void Reopen() = 0;
-  // A topic that a service owns; false where the transport has no owners.
-  virtual bool CreateOwnedTopic(const std::string& topic) = 0;
 };
 
 struct TransportUnderTest {

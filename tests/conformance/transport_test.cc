@@ -23,10 +23,6 @@ class EmbeddedHarness final : public Harness {
     transport_.reset();
     transport_ = test::Must(bus::EmbeddedTransport::Open(temp_.Sub("bus")));
   }
-  bool CreateOwnedTopic(const std::string& topic) override {
-    test::Must(transport_->CreateOwnedTopic(topic, 1, "owner"));
-    return true;
-  }
 
  private:
   test::TempFolder temp_;
@@ -48,7 +44,6 @@ class KafkaHarness final : public Harness {
     transport_.reset();
     transport_ = test::Must(bus::KafkaTransport::Open(options_));
   }
-  bool CreateOwnedTopic(const std::string&) override { return false; }
 
  private:
   bus::KafkaOptions options_;

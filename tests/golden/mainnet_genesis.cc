@@ -18,6 +18,7 @@
 #include "consumers/balances/queries.h"
 #include "core/hash.h"
 #include "core/log.h"
+#include "events/registry.h"
 #include "producers/ingest/block_reader.h"
 
 namespace {
@@ -120,10 +121,11 @@ Hash DigestOf(leat::apps::Node* node, const std::string& topic) {
   for (uint64_t next = 0; next < end.offset;) {
     Must(subscription->Poll({}, &batch), topic);
     for (const auto& message : batch.messages) {
+      next = message.offset + 1;
+      if (message.event.type == leat::events::kShardClaimed) continue;  // one at every start
       const std::string head = std::string(message.event.type) + '\0' +
                                std::string(message.event.subject) + '\0';
       digest = leat::core::Sha256(digest.View(), head, message.event.data);
-      next = message.offset + 1;
     }
   }
   return digest;
@@ -142,13 +144,8 @@ void Run(bool mount_logs, const std::string& sample, const std::string& publishe
   Ingest(node.get(), sample, base + "/scratch");
   CheckBalances(node.get(), published, mode + ", ingested");
   const Hash chain_digest = DigestOf(node.get(), "chain.blocks");
-  if (!mount_logs) {
-    // The relay is behind the log by what is under way.
-    while (Must(node->transport().End("ledger.entries", 0), mode).offset < node->ledger().decided()) {
-      usleep(1000);
-    }
-  }
   const Hash digest = DigestOf(node.get(), "ledger.entries");
+  const uint64_t in_log = node->ledger().log().size();
 
   const auto report = Must(node->balances().Rebuild(true, nullptr), mode + ": rebuild");
   Check(report.identical && report.rows > 20'000, mode + ": rebuilt rows are the same");
@@ -159,8 +156,7 @@ void Run(bool mount_logs, const std::string& sample, const std::string& publishe
   std::filesystem::remove_all(ledger);
   node = open();
   if (!mount_logs) {
-    Check(node->ledger().log().size() ==
-              Must(node->transport().End("ledger.entries", 0), mode).offset,
+    Check(node->ledger().log().size() == in_log,
           mode + ": the deleted shard has its whole log again when it opens");
   }
   Must(node->CatchUp(nullptr), mode + ": catch up");

@@ -132,6 +132,7 @@ inline void CheckSame(const events::EventView& a, const events::EventView& b) {
   CHECK(a.source == b.source);
   CHECK(a.subject == b.subject);
   CHECK((a.streamversion == b.streamversion));
+  CHECK((a.position == b.position));
   CHECK(a.partitionkey == b.partitionkey);
   CHECK(a.datacontenttype == b.datacontenttype);
   CHECK(a.dataschema == b.dataschema);

@@ -70,10 +70,10 @@ TEST_CASE("a mounted log is a topic") {
 
   // Only its shard writes it.
   CHECK(test::ClassOf(transport->Publish("facts", {DataEvent("x")})) == ErrorClass::kConflict);
-  CHECK(test::ClassOf(transport->PublishAt("facts", 0, 3, {DataEvent("x")})) ==
+  CHECK(test::ClassOf(transport->PublishTo("facts", 0, {DataEvent("x")})) ==
         ErrorClass::kConflict);
   CHECK(test::ClassOf(transport->CreateTopic("facts", 1)) == ErrorClass::kConflict);
-  CHECK(test::ClassOf(transport->CreateOwnedTopic("facts", 1, "other")) == ErrorClass::kConflict);
+  CHECK(test::ClassOf(transport->CreateTopic("facts", 1, "other")) == ErrorClass::kConflict);
   CHECK(test::ClassOf(transport->Mount("facts", 1, "other", shard->log())) ==
         ErrorClass::kConflict);
   const auto another = OpenShard(temp.Sub("another"));
@@ -96,7 +96,7 @@ TEST_CASE("a stored topic is not mounted over") {
   const TempFolder temp;
   const auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
   const auto shard = OpenShard(temp.Sub("shard"));
-  Must(transport->CreateOwnedTopic("entries", 1, "ledger"));
+  Must(transport->CreateTopic("entries", 1, "ledger"));
   CHECK(test::ClassOf(transport->Mount("entries", 0, "ledger", shard->log())) ==
         ErrorClass::kConflict);
   CHECK(test::ClassOf(transport->Mount("bad name", 0, "ledger", shard->log())) ==
@@ -107,15 +107,15 @@ TEST_CASE("a stored topic is not mounted over") {
 TEST_CASE("an owned topic takes only what is published by number") {
   const TempFolder temp;
   auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
-  Must(transport->CreateOwnedTopic("entries", 1, "ledger"));
-  Must(transport->CreateOwnedTopic("entries", 1, "ledger"));
-  CHECK(test::ClassOf(transport->CreateOwnedTopic("entries", 2, "ledger")) ==
+  Must(transport->CreateTopic("entries", 1, "ledger"));
+  Must(transport->CreateTopic("entries", 1, "ledger"));
+  CHECK(test::ClassOf(transport->CreateTopic("entries", 2, "ledger")) ==
         ErrorClass::kConflict);
   CHECK(test::ClassOf(transport->CreateTopic("entries", 1)) == ErrorClass::kConflict);
   const auto refused = transport->Publish("entries", {DataEvent("x")});
   CHECK(test::ClassOf(refused) == ErrorClass::kConflict);
   CHECK(refused.error().message.find("ledger") != std::string::npos);
-  Must(transport->PublishAt("entries", 0, 0, {DataEvent("x")}));
+  Must(transport->PublishTo("entries", 0, {DataEvent("x")}));
   transport.reset();
   transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
   CHECK(Must(transport->Topics())[0].owner == "ledger");

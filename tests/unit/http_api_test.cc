@@ -2,6 +2,7 @@
 #include <future>
 #include <nlohmann/json.hpp>
 
+#include "bus/embedded/embedded_transport.h"
 #include "chain/v1/chain.pb.h"
 #include "events/registry.h"
 #include "gateway/api.h"
@@ -40,6 +41,7 @@ struct World {
     ledger_options.path = temp.Sub("ledger");
     ledger_options.input_topic = ingest::kChainBlocksTopic;
     ledger = Must(ledger::Service::Open(ledger_options, transport.get()));
+    Must(transport->Mount(ledger::kLedgerEntriesTopic, 0, "ledger", &ledger->log()));
     balances = Must(balances::Service::Open(temp.Sub("balances"),
                                             std::string(ledger::kLedgerEntriesTopic),
                                             transport.get()));

@@ -6,6 +6,7 @@
 
 #include "bus/embedded/embedded_transport.h"
 #include "runtime/decider_runner.h"
+#include "runtime/inbox.h"
 #include "runtime/relay.h"
 #include "runtime/shard.h"
 #include "tests/support/counter.h"
@@ -39,16 +40,18 @@ RunnerOptions Input() {
   return options;
 }
 
-// What stands on a topic, as "type subject key data n/m".
+// What counts on a topic, as "type subject key data n/m".
 std::vector<std::string> ReadTopic(bus::Subscriber& transport, const std::string& topic) {
   std::vector<std::string> out;
   const uint64_t end = Must(transport.End(topic, 0)).offset;
   const auto subscription = Must(transport.Subscribe(topic, 0, 0));
   bus::MessageBatch batch;
-  while (out.size() < end) {
+  InputPosition position;
+  while (position.next < end) {
     Must(subscription->Poll({}, &batch));
     for (const auto& message : batch.messages) {
       const auto& event = message.event;
+      if (!Must(Admit(topic, message, &position))) continue;
       out.push_back(std::string(event.type) + " " + std::string(event.subject) + " " +
                     std::string(event.partitionkey) + " " + std::string(event.data) + " " +
                     (event.cause ? std::to_string(event.cause->offset) + "#" +
@@ -516,25 +519,21 @@ class Unsteady final : public bus::Transport {
   std::atomic<int> confirms_to_lose{0};   // arrive, and nobody hears of it
 
   bus::Features features() const override { return inner_->features(); }
-  Status CreateTopic(std::string_view topic, uint32_t partitions) override {
-    return inner_->CreateTopic(topic, partitions);
+  Status CreateTopic(std::string_view topic, uint32_t partitions, std::string_view owner) override {
+    return inner_->CreateTopic(topic, partitions, owner);
   }
   Result<std::vector<bus::TopicInfo>> Topics() override { return inner_->Topics(); }
   Result<std::vector<events::Position>> Publish(std::string_view topic,
                                                 const std::vector<events::Event>& events) override {
     return inner_->Publish(topic, events);
   }
-  Result<std::vector<events::Position>> PublishTo(std::string_view topic, uint32_t partition,
-                                                  const std::vector<events::Event>& events) override {
-    return inner_->PublishTo(topic, partition, events);
-  }
-  Status PublishAt(std::string_view topic, uint32_t partition, uint64_t offset,
-                   std::vector<events::Event> events) override {
+  Status PublishTo(std::string_view topic, uint32_t partition,
+                   const std::vector<events::Event>& events) override {
     if (publishes_to_lose > 0) {
       --publishes_to_lose;
       return Fail(ErrorClass::kUnavailable, "no broker");
     }
-    LEAT_TRY(inner_->PublishAt(topic, partition, offset, std::move(events)));
+    LEAT_TRY(inner_->PublishTo(topic, partition, events));
     if (confirms_to_lose == 0) return {};
     --confirms_to_lose;
     return Fail(ErrorClass::kUnavailable, "no answer");
@@ -597,14 +596,14 @@ class Relayed {
   Relayed() {
     transport_ = Must(EmbeddedTransport::Open(temp_.Sub("bus")));
     Must(transport_->CreateTopic("asked", 1));
-    Must(transport_->CreateOwnedTopic("counted", 1, "counter"));
+    Must(transport_->CreateTopic("counted", 1, "counter"));
     shard_ = OpenShard(temp_.Sub("shard"));
   }
   // Runs the decider, and the relay where asked, until everything is applied and published.
   void Run(bool relay = true) {
     std::unique_ptr<Relay> relaying;
     if (relay) {
-      relaying = std::make_unique<Relay>(shard_->log(), transport_.get(), "counted", 0);
+      relaying = std::make_unique<Relay>(shard_.get(), transport_.get(), "counted", 0, Must(Claim()));
       Must(relaying->Start());
     }
     DeciderRunner runner(shard_.get(), &counter_, transport_.get(), Input());
@@ -623,9 +622,8 @@ class Relayed {
     shard_.reset();
     shard_ = OpenShard(temp_.Sub("shard"));
   }
-  Status Rebuild() {
-    return RebuildFromTopic(shard_.get(), &counter_, transport_.get(), "counted", 0, Input(),
-                            nullptr);
+  Result<Ownership> Claim() {
+    return ClaimTopic(shard_.get(), &counter_, transport_.get(), "counted", 0, Input(), nullptr);
   }
   void Ask(const std::string& key, int n) { Publish(*transport_, &expected_, key, n); }
   void CheckAll() {
@@ -652,7 +650,7 @@ TEST_CASE("the relay publishes everything once, over restarts at any moment") {
   Relayed world;
   Random random(17);
   for (int round = 0; round < 10; ++round) {
-    Relay relay(world.shard().log(), &world.transport(), "counted", 0);
+    Relay relay(&world.shard(), &world.transport(), "counted", 0, Must(world.Claim()));
     Must(relay.Start());
     DeciderRunner runner(&world.shard(), &world.counter(), &world.transport(), Input());
     Must(runner.Start());
@@ -667,9 +665,15 @@ TEST_CASE("the relay publishes everything once, over restarts at any moment") {
   const auto subscription = Must(world.transport().Subscribe("counted", 0, 0));
   bus::MessageBatch batch;
   Must(subscription->Poll({}, &batch));
-  REQUIRE_FALSE(batch.messages.empty());
-  CHECK(batch.messages[0].event.streamversion == 1);
-  CHECK(events::EventId(batch.messages[0].event).starts_with("asked/0@"));
+  const auto first = std::find_if(batch.messages.begin(), batch.messages.end(), [](const auto& message) {
+    return message.event.type == test::kCounted;
+  });
+  REQUIRE(first != batch.messages.end());
+  CHECK(first->event.streamversion == 1);
+  CHECK(first->event.position == 0);
+  CHECK(events::EventId(first->event).starts_with("asked/0@"));
+  CHECK(EpochOf(first->event.source) == 1);
+  CHECK(first->event.source.starts_with("leat/counter-0/"));
 }
 
 TEST_CASE("a relay goes on after a transport that was away, whatever had arrived") {
@@ -680,7 +684,7 @@ TEST_CASE("a relay goes on after a transport that was away, whatever had arrived
   unsteady.publishes_to_lose = 2;
   unsteady.confirms_to_lose = 1;
   {
-    Relay relay(world.shard().log(), &unsteady, "counted", 0);
+    Relay relay(&world.shard(), &unsteady, "counted", 0, Must(world.Claim()));
     Must(relay.Start());
     REQUIRE(relay.status().WaitApplied(3, kPatience));
     CHECK(relay.status().error().has_value());
@@ -690,13 +694,126 @@ TEST_CASE("a relay goes on after a transport that was away, whatever had arrived
   world.CheckAll();
 }
 
-TEST_CASE("a relay does not start on a topic that is longer than its log") {
+// A second owner of the same partition, with a shard of its own.
+struct SecondOwner {
+  explicit SecondOwner(Relayed* first) : world(first), shard(OpenShard(first->temp().Sub("second"))) {}
+  Result<Ownership> Claim() {
+    return ClaimTopic(shard.get(), &counter, &world->transport(), "counted", 0, Input(), nullptr);
+  }
+  Relayed* world;
+  std::unique_ptr<Shard> shard;
+  Counter counter;
+};
+
+TEST_CASE("who lost a partition changes nothing") {
   Relayed world;
   world.Ask("a", 3);
   world.Run();
+  Relay old(&world.shard(), &world.transport(), "counted", 0, Must(world.Claim()));
+  const uint64_t old_epoch = 2;
+  // Paused: another one takes over, and goes on.
+  SecondOwner second(&world);
+  const auto ownership = Must(second.Claim());
+  CHECK(ownership.epoch == old_epoch + 1);
+  CHECK(second.shard->log()->size() == 3);
+  // What the old one still has in its queues comes late; so does a claim of its own from before.
+  events::EventView late;
+  const std::string source = OwnedSource("counter-0", world.shard().log()->incarnation(), old_epoch);
+  late.type = test::kCounted;
+  late.source = source;
+  late.position = 3;
+  late.data = "a=4";
+  Must(world.transport().PublishTo("counted", 0, {events::Event(late), MakeClaim("counter-0", old_epoch, "late")}));
+  world.Ask("a", 2);
+  {
+    Relay relay(second.shard.get(), &world.transport(), "counted", 0, ownership);
+    Must(relay.Start());
+    DeciderRunner runner(second.shard.get(), &second.counter, &world.transport(), Input());
+    Must(runner.Start());
+    REQUIRE(runner.status().WaitApplied(2, kPatience));
+    REQUIRE(relay.status().WaitApplied(5, kPatience));
+    CHECK(relay.status().error().has_value());
+  }
+  CHECK(ReadTopic(world.transport(), "counted") == world.expected().events);
+  // The old one comes back, and learns it.
+  Must(old.Start());
+  CHECK_FALSE(old.status().WaitApplied(UINT64_MAX, kPatience));
+  CHECK(test::ClassOf(old.status().error()) == ErrorClass::kConflict);
+  CHECK(ReadTopic(world.transport(), "counted") == world.expected().events);
+}
+
+TEST_CASE("an owner whose log went another way is told so") {
+  Relayed world;
+  world.Ask("a", 1);
+  world.Run();
+  SecondOwner second(&world);
+  const auto ownership = Must(second.Claim());
+  // Both decide on from here, differently; only the new owner is heard.
+  Decision mine, theirs;
+  mine.Add("counter-a", test::kCounted, 5, "a", "a=2", "mine");
+  theirs.Add("counter-a", test::kCounted, 5, "a", "a=2", "theirs");
+  Must(StageDecision(&world.shard(), &world.counter(), mine, nullptr));
+  Must(world.shard().Commit(true));
+  Must(StageDecision(second.shard.get(), &second.counter, theirs, nullptr));
+  Must(second.shard->Commit(true));
+  {
+    Relay relay(second.shard.get(), &world.transport(), "counted", 0, ownership);
+    Must(relay.Start());
+    REQUIRE(relay.status().WaitApplied(2, kPatience));
+  }
+  const auto claimed = world.Claim();
+  CHECK(test::ClassOf(claimed) == ErrorClass::kConflict);
+  CHECK(claimed.error().Text().find("delete the folder") != std::string::npos);
   world.DeleteShard();
-  Relay relay(world.shard().log(), &world.transport(), "counted", 0);
-  CHECK(test::ClassOf(relay.Start()) == ErrorClass::kConflict);
+  Must(world.Claim());
+  CHECK((Stored(*world.shard().log()) == Stored(*second.shard->log())));
+}
+
+TEST_CASE("what counts on a partition") {
+  InputPosition position;
+  uint64_t offset = 0;
+  bus::Message message;
+  std::vector<events::Event> kept;
+  const auto admit = [&](const events::Event& event) {
+    kept.push_back(event);
+    message.offset = offset++;
+    message.event = kept.back().view();
+    return Admit("t", message, &position);
+  };
+  const auto owned = [](uint64_t epoch, uint64_t at) {
+    const std::string source = OwnedSource("s-0", 0xabc, epoch);
+    events::EventView view;
+    view.type = test::kCounted;
+    view.source = source;
+    view.position = at;
+    return events::Event(view);
+  };
+  kept.reserve(100);
+  CHECK(EpochOf("leat/s-0/abc/7") == 7);
+  CHECK(EpochOf("leat/s-0") == 0);
+  CHECK(EpochOf("leat/7") == 0);
+  CHECK(EpochOf("other/s-0/abc/7") == 0);
+  CHECK(EpochOf("leat/s-0/abc/7x") == 0);
+  CHECK(Must(admit(test::DataEvent("anybody's"))));
+  CHECK_FALSE(Must(admit(MakeClaim("s-0", 1, "x"))));
+  CHECK_FALSE(Must(admit(test::DataEvent("anybody's"))));
+  CHECK(Must(admit(owned(1, 1))));
+  CHECK_FALSE(Must(admit(owned(1, 1))));  // twice
+  CHECK_FALSE(Must(admit(owned(1, 0))));
+  CHECK(Must(admit(owned(1, 2))));
+  CHECK_FALSE(Must(admit(MakeClaim("s-0", 4, "y"))));
+  CHECK_FALSE(Must(admit(owned(1, 3))));                // had lost it
+  CHECK_FALSE(Must(admit(MakeClaim("s-0", 3, "z"))));  // too low: as if it were not there
+  CHECK_FALSE(Must(admit(owned(3, 3))));
+  CHECK(Must(admit(owned(4, 3))));
+  CHECK(position.epoch == 4);
+  CHECK(position.next_position == 4);
+  CHECK(test::ClassOf(admit(owned(4, 5))) == ErrorClass::kCorrupt);  // a gap
+  --offset;
+  CHECK(test::ClassOf(admit(owned(5, 4))) == ErrorClass::kCorrupt);  // nobody claimed that
+  CHECK(test::ClassOf(admit(owned(4, 4))) == ErrorClass::kCorrupt);  // an offset is missing
+  offset = 0;
+  CHECK_FALSE(Must(admit(owned(4, 4))));  // a poll may begin before the place
 }
 
 TEST_CASE("a shard is rebuilt from its topic: rows, position, and a log of the same bytes") {
@@ -706,7 +823,7 @@ TEST_CASE("a shard is rebuilt from its topic: rows, position, and a log of the s
   const auto stored = Stored(*world.shard().log());
   world.DeleteShard();
   CHECK(world.shard().log()->size() == 0);
-  Must(world.Rebuild());
+  Must(world.Claim());
   CHECK((Stored(*world.shard().log()) == stored));
   world.CheckAll();
   // What comes after goes on from there, inputs without events at the end are decided again.
@@ -715,7 +832,7 @@ TEST_CASE("a shard is rebuilt from its topic: rows, position, and a log of the s
   world.CheckAll();
   // A second time there is nothing to do.
   const int evolved = world.counter().evolved;
-  Must(world.Rebuild());
+  Must(world.Claim());
   CHECK(world.counter().evolved == evolved);
   Must(world.shard().log()->Verify(nullptr, nullptr));
 }
@@ -731,7 +848,7 @@ TEST_CASE("a shard that is behind its topic takes only what it lacks") {
   auto old = OpenShard(world.temp().Sub("old"));
   REQUIRE(old->log()->size() == 10);
   Counter counter;
-  Must(RebuildFromTopic(old.get(), &counter, &world.transport(), "counted", 0, Input(), nullptr));
+  Must(ClaimTopic(old.get(), &counter, &world.transport(), "counted", 0, Input(), nullptr));
   CHECK(counter.evolved == 20);
   CHECK((Stored(*old->log()) == Stored(*world.shard().log())));
   CHECK(test::Rows(old->database()) == world.expected().rows);
@@ -747,10 +864,14 @@ void HalfPublish(Relayed& world, uint64_t count,
   eventstore::LogEvent event;
   while (events.size() < count) {
     REQUIRE(Must(cursor.Next(&event)));
-    const auto view = Must(event.Decode());
+    auto view = Must(event.Decode());
+    const std::string source = OwnedSource("counter-0", 1, 1);
+    view.source = source;
+    view.position = event.position;
     events.push_back(change ? change(view, event.position) : events::Event(view));
   }
-  Must(world.transport().PublishAt("counted", 0, 0, std::move(events)));
+  Must(world.transport().PublishTo("counted", 0, {MakeClaim("counter-0", 1, "owner")}));
+  Must(world.transport().PublishTo("counted", 0, events));
 }
 
 TEST_CASE("a decision that was published in part is finished") {
@@ -768,7 +889,7 @@ TEST_CASE("a decision that was published in part is finished") {
     }
     const auto stored = Stored(*world.shard().log());
     world.DeleteShard();
-    Must(world.Rebuild());
+    Must(world.Claim());
     // Whole decisions alone are in the log now.
     const uint64_t whole = published == 0 ? 0 : published <= 3 ? 3 : published <= 7 ? 7 : 9;
     CHECK(world.shard().log()->size() == whole);
@@ -789,7 +910,7 @@ TEST_CASE("a decision whose published part differs stops with an error") {
       return events::Event(changed);
     });
     world.DeleteShard();
-    const auto status = world.Rebuild();
+    const auto status = world.Claim();
     if (status) return std::string("accepted");
     // The half is not there; what was whole before it may be.
     CHECK(world.shard().log()->size() <= 1);
@@ -825,7 +946,7 @@ TEST_CASE("a shard's rows are rebuilt from its own log") {
   CHECK(last == world.shard().log()->size());
   world.CheckAll();
   CHECK_FALSE(Must(world.shard().Rebuilding()));
-  // Its position is that of the last input with an event; it goes on from there.
+  // It goes on where it was.
   world.ReopenShard();
   world.Ask("k0", 1);
   world.Run();
@@ -851,7 +972,7 @@ TEST_CASE("a rebuild keeps to the input that was decided from") {
   // Also of a rebuild that was interrupted.
   Must(world.shard().ClearRows());
   world.ReopenShard();
-  CHECK(Must(world.shard().Input("asked", 0)).next == 0);
+  CHECK(Must(world.shard().Input("asked", 0)).next == 4);
   CHECK(test::ClassOf(rebuild(incarnation + 2)) == ErrorClass::kConflict);
   Must(rebuild(incarnation));
   CHECK(test::Rows(world.shard().database()) == world.expected().rows);

@@ -1,0 +1,36 @@
+// What of a partition counts. A partition that a shard writes holds claims of ownership, what owners wrote who had lost it,
+// and what a relay published twice: whoever reads it passes these over by the same rules.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "bus/bus.h"
+#include "core/result.h"
+#include "runtime/shard.h"
+
+namespace leat::runtime {
+
+// The source of what a shard's relay publishes: "leat/<shard>/<incarnation of its log>/<epoch>".
+std::string OwnedSource(std::string_view shard, uint32_t incarnation, uint64_t epoch);
+// The epoch of such a source; 0 for any other.
+uint64_t EpochOf(std::string_view source);
+
+events::Event MakeClaim(std::string_view shard, uint64_t epoch, std::string_view instance);
+struct Claim {
+  uint64_t epoch = 0;
+  std::string instance;
+};
+// Errors: kCorrupt.
+Result<Claim> ReadClaim(const events::EventView& event);
+
+// Moves `position` behind the message, and tells whether it counts:
+// - a claim does not, but from a higher epoch than before on only that epoch's events do;
+// - an event of an owner (an epoch in its source, and a position) counts when it is of the newest epoch and the next one of its
+//   log: a lower epoch is what an owner wrote who had lost the partition, a lower position is a repetition;
+// - any other event counts while nobody has claimed the partition; what is no event at all does not.
+// Errors: kCorrupt for a gap, of offsets or of positions.
+Result<bool> Admit(std::string_view topic, const bus::Message& message, InputPosition* position);
+
+}  // namespace leat::runtime
