@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "eventstore/reader.h"
+#include "runtime/inbox.h"
 
 namespace leat::gateway {
 namespace {
@@ -76,6 +77,19 @@ Result<std::unique_ptr<EventReader>> EventReader::Open(const EventQuery& query,
   return reader;
 }
 
+bool EventReader::Source::Counts(const bus::Message& message) {
+  // Read from somewhere in the middle, the first event of an owner tells where its log is.
+  const uint64_t epoch = message.event.position ? runtime::EpochOf(message.event.source) : 0;
+  if (input.epoch == 0 && input.next == 0 && message.offset > 0 && epoch > 0) {
+    input.epoch = epoch;
+    input.next_position = *message.event.position;
+  }
+  input.next = message.offset;
+  // What the services would stop at is shown: it is what somebody wants to look at.
+  const auto counts = runtime::Admit(topic, message, &input);
+  return !counts || *counts;
+}
+
 bool EventReader::Matches(const events::EventView& event) const {
   return eventstore::MatchesPattern(query_.type, event.type) &&
          eventstore::MatchesPattern(query_.stream, event.subject);
@@ -125,7 +139,7 @@ Status EventReader::Step(std::vector<Item>* items) {
       if (message.offset >= source.end) break;
       if (given_ == query_.limit) break;
       source.next = message.offset + 1;
-      if (!Matches(message.event)) continue;
+      if (!source.Counts(message) || !Matches(message.event)) continue;
       items->push_back({source.topic, source.partition, source.incarnation, &message});
       ++given_;
     }

@@ -10,6 +10,7 @@
 #include "bus/bus.h"
 #include "core/result.h"
 #include "events/position.h"
+#include "runtime/shard.h"
 
 namespace leat::gateway {
 
@@ -23,7 +24,7 @@ struct EventQuery {
   bool follow = false;                    // goes on with what comes
 };
 
-// Topics are read one after the other, partitions in order; following, whatever comes first. Not thread-safe.
+// What does not count on a partition that a shard owns (runtime/inbox.h) is passed over. Topics are read one after the other, partitions in order; following, whatever comes first. Not thread-safe.
 class EventReader {
  public:
   // The transport must outlive it. Errors: kNotFound, kInvalid.
@@ -54,6 +55,8 @@ class EventReader {
     uint64_t next = 0;
     uint64_t end = 0;
     std::unique_ptr<bus::Subscription> subscription;
+    runtime::InputPosition input;  // what of the partition counts
+    bool Counts(const bus::Message& message);
   };
   EventReader() = default;
   bool Matches(const events::EventView& event) const;

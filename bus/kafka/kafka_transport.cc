@@ -24,6 +24,7 @@ constexpr std::string_view kContentTypeHeader = "content-type";
 constexpr size_t kMessageBytesMax = events::kDataBytesMax + (1u << 20);
 constexpr auto kPollStep = std::chrono::milliseconds(100);
 constexpr auto kRetryPause = std::chrono::milliseconds(2);
+constexpr auto kAskedAgain = std::chrono::milliseconds(50);
 constexpr size_t kErrorTextMax = 512;
 
 // What we set where the user sets nothing else. Lower-level than topics and offsets nothing here is ours.
@@ -752,9 +753,19 @@ Result<std::unique_ptr<Subscription>> KafkaTransport::Subscribe(std::string_view
 Result<PartitionEnd> KafkaTransport::End(std::string_view topic, uint32_t partition) {
   LEAT_TRY(impl_->CheckPartition(topic, partition));
   int64_t low = 0, high = 0;
-  const auto asked =
-      rd_kafka_query_watermark_offsets(impl_->control.get(), impl_->Named(topic).c_str(),
-                                       static_cast<int32_t>(partition), &low, &high, Milliseconds(impl_->options.timeout));
+  rd_kafka_resp_err_t asked;
+  // A leader that is new, or comes back, takes a moment until it answers.
+  const auto deadline = std::chrono::steady_clock::now() + impl_->options.timeout;
+  for (;;) {
+    asked = rd_kafka_query_watermark_offsets(impl_->control.get(), impl_->Named(topic).c_str(),
+                                             static_cast<int32_t>(partition), &low, &high,
+                                             Milliseconds(impl_->options.timeout));
+    if (asked == RD_KAFKA_RESP_ERR_NO_ERROR || ClassOf(asked) != ErrorClass::kUnavailable ||
+        std::chrono::steady_clock::now() >= deadline) {
+      break;
+    }
+    std::this_thread::sleep_for(kAskedAgain);
+  }
   if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) {
     return impl_->NoAnswer("asking for the end of " + std::string(topic), asked);
   }

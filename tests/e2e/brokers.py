@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""The same system on a broker: the golden balances through its topics, and the same log and state as embedded, over kills.
+
+usage: brokers.py --broker kafka --leat BIN --sample DIR [--port N] [--rounds N] [--seed N]
+
+Starts the broker by the project's own script on a port of its own, and wipes it at the end. A round kills -9 the broker or
+an ingest at a random moment under load, starts what was killed again, and goes on; in the end every acknowledged event is in
+the log exactly once and every balance is right. Rounds: 5, with LEAT_FULL=1 100. The seed is printed, and repeats a run as far
+as the machine lets it.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+from harness import CHAIN, Failed, Leat, equal, require
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+HEIGHTS = (0, 1000, 8191)
+RECOVERY_S = 120
+
+
+class Broker:
+    def __init__(self, name, port, folder):
+        self.name, self.port, self.folder = name, port, folder
+
+    def call(self, verb):
+        done = subprocess.run([os.path.join(ROOT, "deploy", self.name), verb, "--port", str(self.port), "--dir",
+                               os.path.join(self.folder, self.name)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, check=False)
+        require(done.returncode == 0, f"deploy/{self.name} {verb}: {done.stdout}")
+
+
+class OnBroker(Leat):
+    """The binary on a data folder whose topics are on the broker."""
+
+    def __init__(self, binary, data, broker, prefix):
+        super().__init__(binary, data)
+        settings = {"kafka": [f"kafka.bootstrap.servers=127.0.0.1:{broker.port}", f"topics.prefix={prefix}"]}
+        self.settings = [part for setting in settings[broker.name] for part in ("--set", setting)]
+        self.transport = broker.name
+
+    def command(self, *arguments):
+        return [self.binary, "--data", self.data, "--transport", self.transport, *self.settings, *map(str, arguments)]
+
+
+class World:
+    def __init__(self, arguments, folder):
+        self.arguments, self.folder = arguments, folder
+        self.broker = Broker(arguments.broker, arguments.port, folder)
+        self.random = random.Random(arguments.seed)
+        self.genesis = os.path.join(arguments.sample, "mainnet_genesis")
+        self.count = 0
+
+    def on_broker(self):
+        self.count += 1
+        return OnBroker(self.arguments.leat, os.path.join(self.folder, f"data{self.count}"), self.broker, f"w{self.count}.")
+
+
+def outcome(leat):
+    """All that can be seen of a data folder: the state at three heights and the ordered digest of the log."""
+    return [leat.state_hash("--at-block", height) for height in HEIGHTS] + [leat.log_digest()]
+
+
+def embedded(world):
+    """Undisturbed, on the embedded transport: what everything else has to come to."""
+    leat = Leat(world.arguments.leat, os.path.join(world.folder, "embedded"))
+    leat.ingest(world.genesis)
+    return outcome(leat)
+
+
+def undisturbed(world, expected):
+    leat = world.on_broker()
+    leat.ingest(world.genesis)
+    equal(outcome(leat), expected, "undisturbed")
+    leat.ingest(world.genesis)
+    equal(outcome(leat), expected, "ingested twice")
+    # Another data folder has nothing but the broker's topics, and comes to the same.
+    shutil.rmtree(os.path.join(leat.data, "shards"))
+    equal(outcome(leat), expected, "all shards deleted, and rebuilt from their topics")
+    Leat(leat.binary, leat.data).error("--transport", "embedded", "topics", mentions=["data folder is of transport"])
+
+
+def killed(world, expected, rounds):
+    """kill -9 of the ingest or of the broker, at random moments."""
+    leat, done, attempts = world.on_broker(), 0, 0
+    started = time.monotonic()
+    print(f"  {'round':>5} {'killed':<8} {'after ms':>8} {'events/s':>9}")
+    while done < rounds:
+        attempts += 1
+        require(attempts < 20 * rounds + 50, f"only {done} of {rounds} kills came in time")
+        victim = "broker" if done % 2 == 1 else "ingest"
+        delay_s = world.random.uniform(0.02, 1.2)
+        ingest = subprocess.Popen(leat.command("ingest", "ethereum-etl", world.genesis, "--chain", CHAIN),
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        begun = time.monotonic()
+        try:
+            ingest.wait(delay_s)
+        except subprocess.TimeoutExpired:
+            pass
+        running = ingest.poll() is None
+        if victim == "broker":
+            world.broker.call("kill")
+            world.broker.call("start")
+            try:
+                _, errors = ingest.communicate(timeout=RECOVERY_S)
+            except subprocess.TimeoutExpired:
+                ingest.kill()
+                raise Failed(f"ingest did not go on within {RECOVERY_S} s of the broker's return") from None
+            require(ingest.returncode == 0, f"ingest ended with {ingest.returncode}: {errors.decode()[-1500:]}")
+        else:
+            ingest.kill()
+            ingest.communicate()
+        if running:
+            done += 1
+            rate = 34_880 / (time.monotonic() - begun) if victim == "broker" else 0
+            print(f"  {done:>5} {victim:<8} {delay_s * 1000:>8.0f} {rate:>9,.0f}", flush=True)
+        if victim == "broker" or not running:
+            equal(outcome(leat), expected, f"after {done} kills")
+            leat = world.on_broker()
+    leat.ingest(world.genesis)
+    equal(outcome(leat), expected, f"after {done} kills")
+    print(f"  {done} kills in {time.monotonic() - started:.0f} s, nothing lost and nothing twice")
+
+
+def refused(world):
+    """A broker that is not there, and settings that are wrong."""
+    leat = Leat(world.arguments.leat, os.path.join(world.folder, "refused"))
+    broker = world.arguments.broker
+    leat.error("--transport", broker, "--set", "kafka.bootstrap.servers=127.0.0.1:1", "topics",
+               mentions=["no data folder"])
+    ingest = ("ingest", "ethereum-etl", world.genesis, "--chain", CHAIN)
+    leat.error("--transport", broker, "--set", "kafka.bootstrap.servers=127.0.0.1:1", *ingest,
+               mentions=["127.0.0.1:1", "no broker answers", "deploy/kafka start"])
+    leat.error("--transport", broker, "--set", "kafka.no.such.property=1", *ingest, mentions=["kafka.no.such.property"])
+    leat.error("--transport", broker, "--set", "nonsense=1", *ingest, code=2, mentions=["nonsense"])
+    leat.error("--transport", broker, "--set", "kafka.sasl.password=x", *ingest, code=2, mentions=["config"])
+    leat.error("--transport", "pigeons", *ingest, mentions=["pigeons"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--broker", choices=["kafka"], required=True)
+    parser.add_argument("--leat", required=True)
+    parser.add_argument("--sample", required=True)
+    parser.add_argument("--port", type=int, default=19392)
+    parser.add_argument("--rounds", type=int, default=100 if os.environ.get("LEAT_FULL") == "1" else 5)
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("LEAT_SEED", "1")))
+    arguments = parser.parse_args()
+    print(f"{arguments.broker}: {arguments.rounds} kills, seed {arguments.seed} (LEAT_SEED)", flush=True)
+    folder = tempfile.mkdtemp(prefix="leat-brokers-")
+    world = World(arguments, folder)
+    try:
+        refused(world)
+        expected = embedded(world)
+        world.broker.call("start")
+        undisturbed(world, expected)
+        print("  balances and log as embedded, also after all shards were rebuilt from their topics", flush=True)
+        killed(world, expected, arguments.rounds)
+    except Failed as error:
+        print(f"FAILED: {error}", flush=True)
+        print(f"the folder is kept: {folder}")
+        world.broker.call("stop")
+        return 1
+    world.broker.call("wipe")
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
