@@ -252,7 +252,12 @@ class Run {
 
 TEST_CASE("an event store answers as a plain model does") {
   uint64_t seed = test::Seed(std::random_device{}());
-  const int rounds = test::Full() ? 40 : 4;
+#ifdef __SANITIZE_THREAD__
+  constexpr int kRoundsInFull = 8;  // several times as slow
+#else
+  constexpr int kRoundsInFull = 40;
+#endif
+  const int rounds = test::Full() ? kRoundsInFull : 4;
   const int steps = test::Full() ? 1500 : 400;
   for (int round = 0; round < rounds; ++round, ++seed) {
     std::printf("event_store_test: LEAT_SEED=%llu\n", static_cast<unsigned long long>(seed));
