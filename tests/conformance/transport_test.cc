@@ -8,6 +8,7 @@
 
 #include "bus/embedded/embedded_transport.h"
 #include "bus/kafka/kafka_transport.h"
+#include "bus/rabbitmq/rabbitmq_transport.h"
 #include "tests/conformance/suite.h"
 #include "tests/support/broker.h"
 #include "tests/support/test_support.h"
@@ -50,11 +51,33 @@ class KafkaHarness final : public Harness {
   std::unique_ptr<bus::KafkaTransport> transport_;
 };
 
+// The same with an exchange of its own for each.
+class RabbitMqHarness final : public Harness {
+ public:
+  RabbitMqHarness() {
+    static test::Broker broker("rabbitmq", 19772);
+    static int harnesses = 0;
+    options_.port = static_cast<uint16_t>(broker.port());
+    options_.exchange = "case" + std::to_string(++harnesses);
+    Reopen();
+  }
+  bus::Transport& transport() override { return *transport_; }
+  void Reopen() override {
+    transport_.reset();
+    transport_ = test::Must(bus::RabbitMqTransport::Open(options_));
+  }
+
+ private:
+  bus::RabbitMqOptions options_;
+  std::unique_ptr<bus::RabbitMqTransport> transport_;
+};
+
 // The transports: a line each. One is run per ctest: LEAT_TRANSPORT names it.
 std::vector<TransportUnderTest> Transports() {
   return {
       {"embedded", [] { return std::make_unique<EmbeddedHarness>(); }},
       {"kafka", [] { return std::make_unique<KafkaHarness>(); }},
+      {"rabbitmq", [] { return std::make_unique<RabbitMqHarness>(); }},
   };
 }
 

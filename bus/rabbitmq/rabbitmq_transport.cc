@@ -1,0 +1,936 @@
+#include "bus/rabbitmq/rabbitmq_transport.h"
+
+#include <amqp.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <deque>
+#include <map>
+
+#include "bus/attributes.h"
+#include "bus/partitioner.h"
+#include "bus/rabbitmq/link.h"
+#include "core/bytes.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include "events/codec.h"
+
+namespace leat::bus {
+
+using rabbitmq::Connection;
+using rabbitmq::Link;
+
+namespace {
+
+constexpr std::string_view kComponent = "rabbitmq";
+constexpr std::string_view kHeaderPrefix = "cloudEvents_";
+constexpr std::string_view kOffsetHeader = "x-stream-offset";
+// The first message of every stream: no event.
+constexpr std::string_view kMarkType = "leat.mark";
+constexpr amqp_channel_t kChannel = 1;
+constexpr uint16_t kPrefetch = 256;
+constexpr size_t kUnconfirmedMax = 4096;
+constexpr size_t kRoutingKeyBytesMax = 255;
+// Attributes travel in one frame of 128 KiB.
+constexpr size_t kAttributesBytesMax = 100u << 10;
+constexpr auto kLockPause = std::chrono::milliseconds(20);
+// Behind the newest chunk nothing more comes for so long.
+constexpr auto kSettle = std::chrono::milliseconds(15);
+
+amqp_bytes_t Bytes(std::string_view text) { return {text.size(), const_cast<char*>(text.data())}; }
+std::string_view View(const amqp_bytes_t& bytes) { return {static_cast<const char*>(bytes.bytes), bytes.len}; }
+
+amqp_table_entry_t TextEntry(std::string_view name, std::string_view text) {
+  amqp_table_entry_t entry{};
+  entry.key = Bytes(name);
+  entry.value.kind = AMQP_FIELD_KIND_UTF8;
+  entry.value.value.bytes = Bytes(text);
+  return entry;
+}
+amqp_table_entry_t NumberEntry(std::string_view name, int64_t number) {
+  amqp_table_entry_t entry{};
+  entry.key = Bytes(name);
+  entry.value.kind = AMQP_FIELD_KIND_I64;
+  entry.value.value.i64 = number;
+  return entry;
+}
+
+// A message with its memory.
+class Received {
+ public:
+  explicit Received(const amqp_message_t& message) : message_(message) {}
+  ~Received() { amqp_destroy_message(&message_); }
+  Received(const Received&) = delete;
+  Received& operator=(const Received&) = delete;
+  const amqp_basic_properties_t& properties() const { return message_.properties; }
+  std::string_view body() const { return View(message_.body); }
+  uint64_t offset = 0;  // of the stream
+  uint64_t tag = 0;     // of the delivery
+
+ private:
+  amqp_message_t message_;
+};
+
+// Reads what follows a deliver or return.
+Result<std::shared_ptr<Received>> ReadMessage(Connection* connection, amqp_channel_t channel) {
+  amqp_message_t message;
+  LEAT_TRY(connection->Check(amqp_read_message(connection->state(), channel, &message, 0), "reading a message"));
+  auto received = std::make_shared<Received>(message);
+  const amqp_table_t& headers = received->properties().headers;
+  for (int i = 0; i < headers.num_entries; ++i) {
+    const auto& entry = headers.entries[i];
+    if (View(entry.key) == kOffsetHeader && entry.value.kind == AMQP_FIELD_KIND_I64) {
+      received->offset = static_cast<uint64_t>(entry.value.value.i64);
+    }
+  }
+  return received;
+}
+
+Status ReadEvent(const Received& message, events::EventView* event, std::vector<events::Event>* structured) {
+  event->data = message.body();
+  const auto& properties = message.properties();
+  if ((properties._flags & AMQP_BASIC_CONTENT_TYPE_FLAG) != 0) event->datacontenttype = View(properties.content_type);
+  bool has_spec_version = false;
+  const amqp_table_t& headers = properties.headers;
+  for (int i = 0; i < headers.num_entries; ++i) {
+    const auto& entry = headers.entries[i];
+    std::string_view name = View(entry.key);
+    if (!name.starts_with(kHeaderPrefix)) continue;
+    name.remove_prefix(kHeaderPrefix.size());
+    if (entry.value.kind != AMQP_FIELD_KIND_UTF8 && entry.value.kind != AMQP_FIELD_KIND_BYTES) {
+      return Invalid(std::string(name) + ": is no text", "write the header as a long string");
+    }
+    const std::string_view text = View(entry.value.value.bytes);
+    if (name == "specversion") {
+      has_spec_version = text == kSpecVersion;
+    } else {
+      LEAT_TRY(TakeAttribute(name, text, event));
+    }
+  }
+  if (!has_spec_version && event->datacontenttype.starts_with(kStructuredContentType)) {
+    LEAT_ASSIGN(*structured, events::EventsFromJson(event->data));
+    if (structured->size() != 1) return Invalid("a message holds one event, this one several");
+    *event = structured->front().view();
+    return {};
+  }
+  return FinishAttributes(has_spec_version, event);
+}
+
+// Consumes a stream on a channel.
+Status Consume(Connection* connection, amqp_channel_t channel, const std::string& queue,
+               const amqp_table_entry_t& offset) {
+  amqp_basic_qos(connection->state(), channel, 0, kPrefetch, 0);
+  LEAT_TRY(connection->Reply("prefetch"));
+  amqp_table_entry_t entry = offset;
+  const amqp_table_t arguments = {1, &entry};
+  amqp_basic_consume(connection->state(), channel, Bytes(queue), amqp_empty_bytes, 0, 0, 0, arguments);
+  return connection->Reply("following " + queue);
+}
+
+// ---- publishing
+
+// Waits for the confirms of one publish.
+struct Confirms {
+  std::mutex mutex;
+  std::condition_variable done;
+  size_t left = 0;
+  Status status;
+
+  void Done(const Status& one) {
+    std::lock_guard lock(mutex);
+    if (!one && status) status = one;
+    if (--left == 0) done.notify_one();
+  }
+};
+
+// Publishes with confirms, at most kUnconfirmedMax of them open.
+class Sender final : public Link {
+ public:
+  explicit Sender(const RabbitMqOptions& options) : Link(options, "publisher") { Start(); }
+  ~Sender() override { Stop(); }
+
+  struct Item {
+    std::string key;         // routing key
+    std::string message_id;
+    const events::EventView* event = nullptr;  // lives until the confirms are there, or were given up
+    std::string_view type;                     // a message without an event: its type
+    std::string queue;                         // straight to this queue, by the default exchange
+  };
+
+  // Items must outlive the call alone: what was not sent by its end is not sent any more.
+  Status Send(std::vector<Item> items) {
+    if (items.empty()) return {};
+    auto confirms = std::make_shared<Confirms>();
+    confirms->left = items.size();
+    const auto batch = std::make_shared<Batch>(Batch{std::move(items), 0, confirms, false});
+    {
+      std::lock_guard lock(mutex_);
+      waiting_.push_back(batch);
+    }
+    Post([this](Connection* connection) { return SendWaiting(connection); });
+    std::unique_lock lock(confirms->mutex);
+    const bool all = confirms->done.wait_for(lock, options_.confirm_timeout, [&] { return confirms->left == 0; });
+    const Status status = confirms->status;
+    lock.unlock();
+    if (all) return status;
+    GiveUp(batch);
+    const auto why = this->status();
+    return Fail(ErrorClass::kUnavailable,
+                "rabbitmq: no confirm within " + std::to_string(options_.confirm_timeout.count()) + " ms" +
+                    (!blocked_reason().empty() ? ": the broker has an alarm: " + blocked_reason()
+                     : why                     ? ""
+                                               : ": " + why.error().message),
+                "publish again");
+  }
+
+ private:
+  struct Batch {
+    std::vector<Item> items;
+    size_t sent = 0;
+    std::shared_ptr<Confirms> confirms;
+    bool given_up = false;  // guarded by mutex_
+  };
+
+  std::string blocked_reason() const {
+    std::lock_guard lock(mutex_);
+    return blocked_;
+  }
+  // Its items are not looked at any more once this returns.
+  void GiveUp(const std::shared_ptr<Batch>& batch) {
+    std::lock_guard lock(mutex_);
+    batch->given_up = true;
+    std::erase(waiting_, batch);
+  }
+
+  Status OnConnected(Connection* connection) override {
+    LEAT_TRY(connection->OpenChannel(kChannel));
+    amqp_confirm_select(connection->state(), kChannel);
+    LEAT_TRY(connection->Reply("asking for confirms"));
+    amqp_exchange_declare(connection->state(), kChannel, Bytes(options_.exchange), amqp_cstring_bytes("topic"), 0, 1, 0, 0,
+                          amqp_empty_table);
+    LEAT_TRY(connection->Reply("exchange " + options_.exchange));
+    next_tag_ = 1;
+    {
+      std::lock_guard lock(mutex_);
+      blocked_.clear();
+    }
+    return {};
+  }
+  Status OnServing(Connection* connection) override { return SendWaiting(connection); }
+  void OnLost(const Error& error) override {
+    // Nobody knows what became of these.
+    for (const auto& [tag, confirms] : open_) confirms->Done(std::unexpected(error));
+    open_.clear();
+    std::vector<std::shared_ptr<Batch>> waiting;
+    {
+      std::lock_guard lock(mutex_);
+      waiting.swap(waiting_);
+    }
+    for (const auto& batch : waiting) {
+      for (size_t i = batch->sent; i < batch->items.size(); ++i) batch->confirms->Done(std::unexpected(error));
+    }
+  }
+
+  Status SendWaiting(Connection* connection) {
+    for (;;) {
+      if (open_.size() >= kUnconfirmedMax) return {};
+      // The lock keeps the items: whoever gives them up waits for one message.
+      std::lock_guard lock(mutex_);
+      if (!blocked_.empty() || waiting_.empty()) return {};
+      const auto batch = waiting_.front();
+      if (batch->sent == batch->items.size()) {
+        waiting_.erase(waiting_.begin());
+        continue;
+      }
+      LEAT_TRY(SendOne(connection, batch->items[batch->sent]));
+      ++batch->sent;
+      open_.emplace(next_tag_++, batch->confirms);
+    }
+  }
+
+  Status SendOne(Connection* connection, const Item& item) {
+    amqp_basic_properties_t properties{};
+    properties._flags = AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_MESSAGE_ID_FLAG | AMQP_BASIC_TYPE_FLAG;
+    properties.delivery_mode = AMQP_DELIVERY_PERSISTENT;
+    properties.message_id = Bytes(item.message_id);
+    std::string_view body;
+    std::vector<amqp_table_entry_t> headers;
+    std::deque<std::string> names;
+    AttributeTexts texts;
+    if (item.event == nullptr) {
+      properties.type = Bytes(item.type);
+    } else {
+      const events::EventView& event = *item.event;
+      ForEachAttribute(event, &texts, [&](std::string_view name, std::string_view text) {
+        headers.push_back(TextEntry(names.emplace_back(std::string(kHeaderPrefix) + std::string(name)), text));
+      });
+      properties._flags |= AMQP_BASIC_HEADERS_FLAG | AMQP_BASIC_CONTENT_TYPE_FLAG;
+      properties.headers = {static_cast<int>(headers.size()), headers.data()};
+      properties.content_type =
+          Bytes(event.datacontenttype.empty() ? events::kProtobufContentType : event.datacontenttype);
+      properties.type = Bytes(event.type.substr(0, kRoutingKeyBytesMax));
+      body = event.data;
+    }
+    const bool straight = !item.queue.empty();
+    return connection->Check(
+        amqp_basic_publish(connection->state(), kChannel, straight ? amqp_empty_bytes : Bytes(options_.exchange),
+                           Bytes(straight ? item.queue : item.key), 1, 0, &properties, Bytes(body)),
+        "publishing");
+  }
+
+  Status OnMethod(Connection* connection, const amqp_frame_t& frame) override {
+    const auto& method = frame.payload.method;
+    switch (method.id) {
+      case AMQP_BASIC_ACK_METHOD: {
+        const auto* ack = static_cast<const amqp_basic_ack_t*>(method.decoded);
+        Confirmed(ack->delivery_tag, ack->multiple != 0, {});
+        break;
+      }
+      case AMQP_BASIC_NACK_METHOD: {
+        const auto* nack = static_cast<const amqp_basic_nack_t*>(method.decoded);
+        Confirmed(nack->delivery_tag, nack->multiple != 0,
+                  Fail(ErrorClass::kUnavailable, "rabbitmq: the broker did not take a message", "publish again"));
+        break;
+      }
+      case AMQP_BASIC_RETURN_METHOD: {
+        // It is confirmed all the same, after this.
+        LEAT_TRY(ReadMessage(connection, frame.channel));
+        if (!open_.empty()) {
+          returned_ = Fail(ErrorClass::kNotFound, "rabbitmq: no queue is bound for a message", "create its topic first");
+        }
+        break;
+      }
+      case AMQP_CONNECTION_BLOCKED_METHOD: {
+        const auto* blocked = static_cast<const amqp_connection_blocked_t*>(method.decoded);
+        std::lock_guard lock(mutex_);
+        blocked_ = std::string(View(blocked->reason));
+        core::LogWarning(kComponent, "the broker has an alarm, nothing is published: " + blocked_);
+        break;
+      }
+      case AMQP_CONNECTION_UNBLOCKED_METHOD: {
+        std::lock_guard lock(mutex_);
+        blocked_.clear();
+        core::LogInfo(kComponent, "the broker's alarm is over");
+        break;
+      }
+      default:
+        break;
+    }
+    return SendWaiting(connection);
+  }
+
+  void Confirmed(uint64_t tag, bool multiple, Status status) {
+    if (status && !returned_) status = std::exchange(returned_, Status());
+    const auto begin = multiple ? open_.begin() : open_.find(tag);
+    const auto end = open_.upper_bound(tag);
+    for (auto one = begin; one != end; ++one) one->second->Done(status);
+    open_.erase(begin, end);
+  }
+
+  // Of the thread alone.
+  uint64_t next_tag_ = 1;
+  std::map<uint64_t, std::shared_ptr<Confirms>> open_;  // by delivery tag
+  Status returned_;                                     // the broker's verdict on the next that is confirmed
+  mutable std::mutex mutex_;
+  std::vector<std::shared_ptr<Batch>> waiting_;  // guarded by mutex_
+  std::string blocked_;                          // why, while it is; guarded by mutex_
+};
+
+// ---- following
+
+// One stream, through a connection of its own and a bounded queue.
+class StreamSubscription final : public Subscription, public Link {
+ public:
+  StreamSubscription(const RabbitMqOptions& options, std::string queue, uint64_t offset)
+      : Link(options, queue), queue_(std::move(queue)), wanted_(offset) {
+    Start();
+  }
+  ~StreamSubscription() override { Stop(); }
+
+  Status Poll(const PollLimits& limits, MessageBatch* batch) override;
+  void Seek(uint64_t offset) override {
+    {
+      std::lock_guard lock(mutex_);
+      wanted_ = offset;
+      queued_.clear();
+      seeking_ = true;
+    }
+    Post([this](Connection* connection) -> Status {
+      amqp_channel_close(connection->state(), channel_, AMQP_REPLY_SUCCESS);
+      LEAT_TRY(connection->Reply("closing a channel"));
+      return Follow(connection);
+    });
+  }
+  void Wake() override {
+    {
+      std::lock_guard lock(mutex_);
+      woken_ = true;
+    }
+    arrived_.notify_all();
+  }
+
+ private:
+  Status OnConnected(Connection* connection) override { return Follow(connection); }
+  // On a new channel: what still comes on another one does not count.
+  Status Follow(Connection* connection) {
+    channel_ = static_cast<amqp_channel_t>(channel_ % kChannelsInTurn + 1);
+    LEAT_TRY(connection->OpenChannel(channel_));
+    uint64_t from;
+    {
+      std::lock_guard lock(mutex_);
+      if (!queued_.empty()) wanted_ = queued_.front()->offset - 1;
+      queued_.clear();
+      from = wanted_;
+      seeking_ = false;
+      unacknowledged_ = 0;
+    }
+    acknowledged_ = 0;
+    return Consume(connection, channel_, queue_, NumberEntry(kOffsetHeader, static_cast<int64_t>(from + 1)));
+  }
+  void OnLost(const Error&) override {}
+  Status OnMethod(Connection* connection, const amqp_frame_t& frame) override {
+    const auto& method = frame.payload.method;
+    if (method.id == AMQP_BASIC_CANCEL_METHOD) return Fail(ErrorClass::kUnavailable, queue_ + " was deleted");
+    if (method.id != AMQP_BASIC_DELIVER_METHOD) return {};
+    const uint64_t tag = static_cast<const amqp_basic_deliver_t*>(method.decoded)->delivery_tag;
+    LEAT_ASSIGN(auto message, ReadMessage(connection, frame.channel));
+    if (frame.channel != channel_) return {};
+    message->tag = tag;
+    {
+      std::lock_guard lock(mutex_);
+      // Older than asked for: a stream begins with a whole chunk.
+      if (seeking_ || message->offset < wanted_ + 1) {
+        unacknowledged_ = tag;
+      } else {
+        wanted_ = message->offset;  // the next one's, as the user counts
+        queued_.push_back(std::move(message));
+      }
+    }
+    arrived_.notify_all();
+    return AcknowledgeSome(connection);
+  }
+  // Several at a time.
+  Status AcknowledgeSome(Connection* connection) {
+    uint64_t up_to;
+    {
+      std::lock_guard lock(mutex_);
+      up_to = unacknowledged_;
+    }
+    if (up_to < acknowledged_ + kPrefetch / 4) return {};
+    acknowledged_ = up_to;
+    return connection->Check(amqp_basic_ack(connection->state(), channel_, up_to, 1), "acknowledging");
+  }
+
+  static constexpr int kChannelsInTurn = 1000;
+  const std::string queue_;
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::deque<std::shared_ptr<Received>> queued_;  // guarded by mutex_
+  uint64_t wanted_;                               // offset to queue next; guarded by mutex_
+  uint64_t unacknowledged_ = 0;                   // tag of the newest that was taken; guarded by mutex_
+  bool woken_ = false;                            // guarded by mutex_
+  bool seeking_ = false;                          // what comes is from before a seek; guarded by mutex_
+  amqp_channel_t channel_ = 0;                    // of the thread
+  uint64_t acknowledged_ = 0;                     // of the thread
+};
+
+Status StreamSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
+  batch->Clear();
+  struct Pinned {
+    std::vector<std::shared_ptr<Received>> messages;
+    std::deque<std::vector<events::Event>> structured;
+    std::deque<std::string> problems;
+  };
+  auto pinned = std::make_shared<Pinned>();
+  uint64_t last_tag = 0;
+  {
+    std::unique_lock lock(mutex_);
+    arrived_.wait_for(lock, limits.timeout, [&] { return !queued_.empty() || woken_; });
+    woken_ = false;
+    size_t bytes = 0;
+    while (!queued_.empty() && pinned->messages.size() < limits.messages_max && bytes < limits.bytes_max) {
+      bytes += queued_.front()->body().size();
+      pinned->messages.push_back(std::move(queued_.front()));
+      queued_.pop_front();
+    }
+    if (!pinned->messages.empty()) last_tag = unacknowledged_ = pinned->messages.back()->tag;
+  }
+  if (pinned->messages.empty()) {
+    return limits.timeout.count() > 0 ? status() : Status();
+  }
+  if (last_tag % (kPrefetch / 4) < pinned->messages.size()) {
+    Post([this](Connection* connection) { return AcknowledgeSome(connection); });
+  }
+  std::vector<events::Event> structured;
+  for (const auto& from : pinned->messages) {
+    Message& to = batch->messages.emplace_back();
+    to.offset = from->offset - 1;
+    auto status = ReadEvent(*from, &to.event, &structured);
+    if (!structured.empty()) pinned->structured.push_back(std::move(structured));
+    if (status) continue;
+    to.event = {};
+    to.event.data = from->body();
+    to.problem = pinned->problems.emplace_back(status.error().Text());
+  }
+  batch->pins.push_back(std::move(pinned));
+  return {};
+}
+
+// The ends of streams: follows each from its newest chunk on. One connection, a channel a stream.
+class Tails final : public Link {
+ public:
+  Tails(const RabbitMqOptions& options, std::string instance)
+      : Link(options, "tails"), instance_(std::move(instance)) {
+    Start();
+  }
+  ~Tails() override { Stop(); }
+
+  // Offset behind the newest message of the stream, as the user counts; nothing when the stream has no message at all.
+  Result<std::optional<uint64_t>> End(const std::string& queue) {
+    std::unique_lock lock(mutex_);
+    Tail& tail = Follow(lock, queue);
+    const auto deadline = std::chrono::steady_clock::now() + options_.timeout;
+    const auto settled = [&] {
+      return tail.next > 0 && tail.seen >= tail.confirmed && std::chrono::steady_clock::now() >= tail.arrival + kSettle;
+    };
+    const auto first = std::chrono::steady_clock::now() + kFirstMessage;
+    while (!settled()) {
+      const auto now = std::chrono::steady_clock::now();
+      if (tail.following && tail.next == 0 && now > std::max(first, tail.followed_since + kFirstMessage)) return std::nullopt;
+      if (now > deadline) {
+        const auto why = tail.error;
+        if (!why) return std::unexpected(why.error());
+        return Fail(ErrorClass::kUnavailable, "rabbitmq: the end of " + queue + " is not known yet", "try again");
+      }
+      arrived_.wait_for(lock, kSettle);
+    }
+    return tail.next - 1;
+  }
+
+  // To be called before the messages of these numbers are published.
+  void Expect(const std::string& queue, const std::vector<uint64_t>& numbers) {
+    std::unique_lock lock(mutex_);
+    Tail& tail = Follow(lock, queue);
+    for (const uint64_t number : numbers) tail.expected[number] = std::nullopt;
+  }
+  // Their offsets, as the user counts.
+  Result<std::vector<uint64_t>> Offsets(const std::string& queue, const std::vector<uint64_t>& numbers) {
+    std::unique_lock lock(mutex_);
+    Tail& tail = tails_.at(queue);
+    std::vector<uint64_t> out;
+    const auto deadline = std::chrono::steady_clock::now() + options_.confirm_timeout;
+    for (const uint64_t number : numbers) {
+      const auto& offset = tail.expected.at(number);
+      arrived_.wait_until(lock, deadline, [&] { return offset.has_value(); });
+      if (!offset) {
+        return Fail(ErrorClass::kUnavailable, "rabbitmq: a confirmed message did not come back from " + queue, "publish again");
+      }
+      out.push_back(*offset);
+    }
+    return out;
+  }
+  void Forget(const std::string& queue, const std::vector<uint64_t>& numbers) {
+    std::lock_guard lock(mutex_);
+    for (const uint64_t number : numbers) tails_.at(queue).expected.erase(number);
+  }
+  void Confirmed(const std::string& queue, uint64_t number) {
+    std::lock_guard lock(mutex_);
+    const auto tail = tails_.find(queue);
+    if (tail != tails_.end()) tail->second.confirmed = std::max(tail->second.confirmed, number);
+  }
+
+ private:
+  static constexpr auto kFirstMessage = std::chrono::milliseconds(1000);
+  struct Tail {
+    amqp_channel_t channel = 0;
+    bool following = false;
+    std::chrono::steady_clock::time_point followed_since;
+    Status error;
+    uint64_t next = 0;       // offset of the stream behind the newest that came; 0: none yet
+    uint64_t seen = 0;       // number of our newest that came
+    uint64_t confirmed = 0;  // number of our newest that was confirmed since it is followed
+    std::chrono::steady_clock::time_point arrival;
+    std::map<uint64_t, std::optional<uint64_t>> expected;
+    uint64_t acknowledged = 0;
+  };
+
+  // Waits until the stream is followed. The lock is held again when it returns.
+  Tail& Follow(std::unique_lock<std::mutex>& lock, const std::string& queue) {
+    const auto [found, added] = tails_.try_emplace(queue);
+    Tail& tail = found->second;
+    if (added) {
+      tail.channel = static_cast<amqp_channel_t>(tails_.size());
+      by_channel_[tail.channel] = queue;
+      lock.unlock();
+      Post([this, queue](Connection* connection) { return FollowNow(connection, queue); });
+      lock.lock();
+    }
+    arrived_.wait_for(lock, options_.timeout, [&] { return tail.following; });
+    return tail;
+  }
+  Status FollowNow(Connection* connection, const std::string& queue) {
+    amqp_channel_t channel;
+    uint64_t next;
+    {
+      std::lock_guard lock(mutex_);
+      const Tail& tail = tails_.at(queue);
+      if (tail.following) return {};
+      channel = tail.channel;
+      next = tail.next;
+    }
+    auto status = connection->OpenChannel(channel);
+    if (status) {
+      status = Consume(connection, channel, queue,
+                       next > 0 ? NumberEntry(kOffsetHeader, static_cast<int64_t>(next)) : TextEntry(kOffsetHeader, "last"));
+    }
+    std::lock_guard lock(mutex_);
+    Tail& tail = tails_.at(queue);
+    tail.following = status.has_value();
+    tail.followed_since = std::chrono::steady_clock::now();
+    tail.error = status;
+    tail.acknowledged = 0;
+    arrived_.notify_all();
+    return status;
+  }
+
+  Status OnConnected(Connection*) override { return {}; }
+  Status OnServing(Connection* connection) override {
+    std::vector<std::string> queues;
+    {
+      std::lock_guard lock(mutex_);
+      for (const auto& [queue, tail] : tails_) queues.push_back(queue);
+    }
+    for (const auto& queue : queues) LEAT_TRY(FollowNow(connection, queue));
+    return {};
+  }
+  void OnLost(const Error& error) override {
+    std::lock_guard lock(mutex_);
+    for (auto& [queue, tail] : tails_) {
+      tail.following = false;
+      tail.error = std::unexpected(error);
+    }
+  }
+  Status OnMethod(Connection* connection, const amqp_frame_t& frame) override {
+    const auto& method = frame.payload.method;
+    if (method.id != AMQP_BASIC_DELIVER_METHOD) return {};
+    const uint64_t tag = static_cast<const amqp_basic_deliver_t*>(method.decoded)->delivery_tag;
+    LEAT_ASSIGN(const auto message, ReadMessage(connection, frame.channel));
+    const std::string_view id = View(message->properties().message_id);
+    uint64_t number = 0;
+    if (id.starts_with(instance_)) {
+      if (const auto parsed = core::ParseUint64(id.substr(instance_.size()))) number = *parsed;
+    }
+    uint64_t acknowledge = 0;
+    {
+      std::lock_guard lock(mutex_);
+      Tail& tail = tails_.at(by_channel_.at(frame.channel));
+      if (message->offset >= tail.next) {
+        tail.next = message->offset + 1;
+        tail.arrival = std::chrono::steady_clock::now();
+        tail.seen = std::max(tail.seen, number);
+        if (const auto expected = tail.expected.find(number); number > 0 && expected != tail.expected.end()) {
+          if (!expected->second) expected->second = message->offset - 1;
+        }
+      }
+      if (tag >= tail.acknowledged + kPrefetch / 4) tail.acknowledged = acknowledge = tag;
+    }
+    arrived_.notify_all();
+    if (acknowledge == 0) return {};
+    return connection->Check(amqp_basic_ack(connection->state(), frame.channel, acknowledge, 1), "acknowledging");
+  }
+
+  const std::string instance_;
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::map<std::string, Tail> tails_;                    // guarded by mutex_; never erased
+  std::map<amqp_channel_t, std::string> by_channel_;     // guarded by mutex_
+};
+
+std::string NewInstance() {
+  static std::atomic<uint64_t> count{0};
+  return std::to_string(core::SystemClock().NowUs()) + "-" + std::to_string(getpid()) + "-" + std::to_string(count++) + "/";
+}
+
+}  // namespace
+
+class RabbitMqTransport::Impl {
+ public:
+  explicit Impl(const RabbitMqOptions& given)
+      : options(given), instance(NewInstance()), sender(options), tails(options, instance) {}
+
+  std::string QueueOf(std::string_view topic, uint32_t partition) const {
+    return options.exchange + "." + std::string(topic) + "." + std::to_string(partition);
+  }
+  std::string Registry() const { return options.exchange + ".topics"; }
+
+  // Runs it while no other process creates topics.
+  Status Locked(const std::function<Status()>& work);
+  // Declares a stream; it has a mark when this returns.
+  Status DeclareStream(const std::string& queue, const std::string& binding);
+  Status ReadRegistry();
+  Result<uint32_t> Partitions(std::string_view topic, uint32_t partition);
+  Result<TopicInfo> Known(std::string_view topic);
+  Result<std::vector<events::Position>> Publish(std::string_view topic, std::optional<uint32_t> to,
+                                                const std::vector<events::Event>& events, bool read_back);
+
+  const RabbitMqOptions options;
+  const std::string instance;
+  std::atomic<uint64_t> next_number{1};  // of a message; the message id is the instance and this
+  Sender sender;
+  Tails tails;
+  std::mutex admin_mutex;
+  Connection admin;  // guarded by admin_mutex
+  std::mutex registry_mutex;
+  std::unique_ptr<StreamSubscription> registry;          // guarded by registry_mutex
+  uint64_t registry_next = 0;                            // guarded by registry_mutex
+  std::map<std::string, TopicInfo, std::less<>> topics;  // guarded by registry_mutex
+};
+
+Status RabbitMqTransport::Impl::Locked(const std::function<Status()>& work) {
+  std::lock_guard guard(admin_mutex);
+  const std::string lock = options.exchange + ".lock";
+  const auto deadline = std::chrono::steady_clock::now() + options.timeout;
+  for (;;) {
+    auto status = [&]() -> Status {
+      if (!admin.is_open()) LEAT_TRY(admin.Open(options, 0));
+      LEAT_TRY(admin.OpenChannel(kChannel));
+      // A queue that is exclusive to a connection is gone with it.
+      amqp_queue_declare(admin.state(), kChannel, Bytes(lock), 0, 0, 1, 1, amqp_empty_table);
+      LEAT_TRY(admin.Reply("locking " + lock));
+      return {};
+    }();
+    if (status) break;
+    admin.Close();
+    const bool again = status.error().error_class == ErrorClass::kConflict || status.error().Retryable();
+    if (!again || std::chrono::steady_clock::now() > deadline) return status;
+    std::this_thread::sleep_for(kLockPause);
+  }
+  auto status = work();
+  if (status) {
+    amqp_queue_delete(admin.state(), kChannel, Bytes(lock), 0, 0);
+    status = admin.Reply("unlocking " + lock);
+    if (status) amqp_channel_close(admin.state(), kChannel, AMQP_REPLY_SUCCESS);
+    if (status) status = admin.Reply("closing a channel");
+  }
+  if (!status) admin.Close();  // with its lock
+  return status;
+}
+
+Status RabbitMqTransport::Impl::DeclareStream(const std::string& queue, const std::string& binding) {
+  amqp_table_entry_t type = TextEntry("x-queue-type", "stream");
+  const auto* declared = amqp_queue_declare(admin.state(), kChannel, Bytes(queue), 0, 1, 0, 0, {1, &type});
+  LEAT_TRY(admin.Reply("declaring " + queue));
+  const bool is_new = declared->message_count == 0;
+  if (!binding.empty()) {
+    amqp_queue_bind(admin.state(), kChannel, Bytes(queue), Bytes(options.exchange), Bytes(binding), amqp_empty_table);
+    LEAT_TRY(admin.Reply("binding " + queue));
+  }
+  if (!is_new) return {};
+  Sender::Item mark;
+  mark.message_id = "mark";
+  mark.type = kMarkType;
+  mark.queue = queue;
+  std::vector<Sender::Item> items;
+  items.push_back(std::move(mark));
+  return sender.Send(std::move(items));
+}
+
+// registry_mutex must be held.
+Status RabbitMqTransport::Impl::ReadRegistry() {
+  LEAT_ASSIGN(const auto end, tails.End(Registry()));
+  if (!end) return {};
+  if (registry == nullptr) registry = std::make_unique<StreamSubscription>(options, Registry(), registry_next);
+  MessageBatch batch;
+  const auto deadline = std::chrono::steady_clock::now() + options.timeout;
+  while (registry_next < *end) {
+    const auto polled = registry->Poll({}, &batch);
+    if (std::chrono::steady_clock::now() > deadline) {
+      LEAT_TRY(polled);
+      return Fail(ErrorClass::kUnavailable, "rabbitmq: the list of topics cannot be read", "try again");
+    }
+    for (const Message& message : batch.messages) {
+      registry_next = message.offset + 1;
+      const auto partitions = core::ParseUint64(message.event.data);
+      if (!message.problem.empty() || !partitions) continue;
+      TopicInfo info{std::string(message.event.subject), static_cast<uint32_t>(*partitions), {}};
+      for (const auto& [name, text] : message.event.extensions) {
+        if (name == "owner") info.owner = text;
+      }
+      topics.emplace(info.name, info);  // the first one counts
+    }
+  }
+  return {};
+}
+
+Result<TopicInfo> RabbitMqTransport::Impl::Known(std::string_view topic) {
+  LEAT_TRY(events::CheckTopicName(topic));
+  std::lock_guard lock(registry_mutex);
+  auto found = topics.find(topic);
+  if (found == topics.end()) {
+    LEAT_TRY(ReadRegistry());
+    found = topics.find(topic);
+  }
+  if (found != topics.end()) return found->second;
+  return Fail(ErrorClass::kNotFound, "there is no topic " + std::string(topic), "create it first");
+}
+
+Result<uint32_t> RabbitMqTransport::Impl::Partitions(std::string_view topic, uint32_t partition) {
+  LEAT_ASSIGN(const TopicInfo known, Known(topic));
+  if (partition < known.partitions) return known.partitions;
+  return Fail(ErrorClass::kNotFound, "topic " + std::string(topic) + " has no partition " + std::to_string(partition) +
+                                         ", only " + std::to_string(known.partitions));
+}
+
+Result<std::vector<events::Position>> RabbitMqTransport::Impl::Publish(std::string_view topic, std::optional<uint32_t> to,
+                                                                       const std::vector<events::Event>& events,
+                                                                       bool read_back) {
+  LEAT_ASSIGN(const uint32_t count, Partitions(topic, to.value_or(0)));
+  for (const auto& event : events) {
+    LEAT_TRY(events::CheckLimits(event.view()));
+    AttributeTexts texts;
+    size_t bytes = 0;
+    ForEachAttribute(event.view(), &texts, [&](std::string_view name, std::string_view text) {
+      bytes += kHeaderPrefix.size() + name.size() + text.size() + 8;
+    });
+    if (bytes > kAttributesBytesMax) {
+      return Invalid("attributes: take " + std::to_string(bytes) + " bytes",
+                     "at most " + std::to_string(kAttributesBytesMax) + " on RabbitMQ");
+    }
+  }
+  std::vector<events::Position> positions;
+  std::vector<Sender::Item> items;
+  std::vector<uint64_t> numbers;
+  std::map<std::string, std::vector<uint64_t>> by_queue;
+  for (const auto& event : events) {
+    const uint32_t partition = to ? *to : PartitionOf(KeyOf(event.view()), count);
+    positions.push_back({std::string(topic), partition, 0, 0});
+    Sender::Item& item = items.emplace_back();
+    item.key = std::string(topic) + "." + std::to_string(partition) + "." + std::string(event.view().type);
+    item.key.resize(std::min(item.key.size(), kRoutingKeyBytesMax));
+    numbers.push_back(next_number++);
+    item.message_id = instance + std::to_string(numbers.back());
+    item.event = &event.view();
+    by_queue[QueueOf(topic, partition)].push_back(numbers.back());
+  }
+  if (read_back) {
+    for (const auto& [queue, wanted] : by_queue) tails.Expect(queue, wanted);
+  }
+  auto status = sender.Send(std::move(items));
+  std::map<uint64_t, uint64_t> offsets;
+  for (const auto& [queue, wanted] : by_queue) {
+    if (status) tails.Confirmed(queue, wanted.back());
+    if (!read_back) continue;
+    if (status) {
+      auto found = tails.Offsets(queue, wanted);
+      if (!found) status = std::unexpected(found.error());
+      for (size_t i = 0; found && i < wanted.size(); ++i) offsets[wanted[i]] = (*found)[i];
+    }
+    tails.Forget(queue, wanted);
+  }
+  LEAT_TRY(status);
+  if (read_back) {
+    for (size_t i = 0; i < positions.size(); ++i) positions[i].offset = offsets[numbers[i]];
+  }
+  return positions;
+}
+
+RabbitMqTransport::RabbitMqTransport(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+RabbitMqTransport::~RabbitMqTransport() = default;
+
+Result<std::unique_ptr<RabbitMqTransport>> RabbitMqTransport::Open(const RabbitMqOptions& options) {
+  auto impl = std::make_unique<Impl>(options);
+  LEAT_TRY(impl->sender.WaitConnected(options.timeout));
+  LEAT_TRY(impl->Locked([&] { return impl->DeclareStream(impl->Registry(), {}); }));
+  return std::unique_ptr<RabbitMqTransport>(new RabbitMqTransport(std::move(impl)));
+}
+
+Features RabbitMqTransport::features() const {
+  Features features;
+  features.name = "rabbitmq";
+  features.end_at_once = false;
+  return features;
+}
+
+Status RabbitMqTransport::CreateTopic(std::string_view topic, uint32_t partitions, std::string_view owner) {
+  LEAT_TRY(events::CheckTopicName(topic));
+  if (partitions == 0) return Invalid("topic " + std::string(topic) + ": 0 partitions", "at least 1");
+  const auto check = [&]() -> Result<bool> {  // whether it is there
+    const auto known = impl_->Known(topic);
+    if (!known && known.error().error_class == ErrorClass::kNotFound) return false;
+    LEAT_TRY(known);
+    if (known->partitions == partitions) return true;
+    return Fail(ErrorClass::kConflict,
+                "topic " + std::string(topic) + " has " + std::to_string(known->partitions) + " partitions, not " +
+                    std::to_string(partitions),
+                "configure as many, or use another topic: keys do not move between partitions");
+  };
+  LEAT_ASSIGN(bool there, check());
+  if (!there) {
+    const auto create = [&]() -> Status {
+      LEAT_ASSIGN(there, check());
+      if (there) return {};
+      for (uint32_t partition = 0; partition < partitions; ++partition) {
+        const std::string binding = std::string(topic) + "." + std::to_string(partition) + ".#";
+        LEAT_TRY(impl_->DeclareStream(impl_->QueueOf(topic, partition), binding));
+      }
+      events::EventView record;
+      const std::string data = std::to_string(partitions);
+      record.type = "leat.topic_created.v1";
+      record.subject = topic;
+      record.time_us = core::SystemClock().NowUs();
+      record.data = data;
+      if (!owner.empty()) record.extensions.emplace_back("owner", owner);
+      Sender::Item item;
+      const uint64_t number = impl_->next_number++;
+      item.message_id = impl_->instance + std::to_string(number);
+      item.queue = impl_->Registry();
+      item.event = &record;
+      std::vector<Sender::Item> items;
+      items.push_back(std::move(item));
+      LEAT_TRY(impl_->sender.Send(std::move(items)));
+      impl_->tails.Confirmed(impl_->Registry(), number);
+      return {};
+    };
+    LEAT_TRY(impl_->Locked(create));
+  }
+  return {};
+}
+
+Result<std::vector<TopicInfo>> RabbitMqTransport::Topics() {
+  std::lock_guard lock(impl_->registry_mutex);
+  LEAT_TRY(impl_->ReadRegistry());
+  std::vector<TopicInfo> out;
+  for (const auto& [name, info] : impl_->topics) out.push_back(info);
+  return out;
+}
+
+Result<std::unique_ptr<Subscription>> RabbitMqTransport::Subscribe(std::string_view topic, uint32_t partition,
+                                                                   uint64_t offset) {
+  LEAT_TRY(impl_->Partitions(topic, partition));
+  return std::make_unique<StreamSubscription>(impl_->options, impl_->QueueOf(topic, partition), offset);
+}
+
+Result<PartitionEnd> RabbitMqTransport::End(std::string_view topic, uint32_t partition) {
+  LEAT_TRY(impl_->Partitions(topic, partition));
+  LEAT_ASSIGN(const auto end, impl_->tails.End(impl_->QueueOf(topic, partition)));
+  return PartitionEnd{end.value_or(0), 0};
+}
+
+Result<std::vector<events::Position>> RabbitMqTransport::Publish(std::string_view topic,
+                                                                 const std::vector<events::Event>& events) {
+  LEAT_ASSIGN(const TopicInfo known, impl_->Known(topic));
+  if (!known.owner.empty()) {
+    return Fail(ErrorClass::kConflict, "topic " + std::string(topic) + " is written only by " + known.owner,
+                "publish to a topic of your own");
+  }
+  return impl_->Publish(topic, std::nullopt, events, true);
+}
+
+Status RabbitMqTransport::PublishTo(std::string_view topic, uint32_t partition,
+                                    const std::vector<events::Event>& events) {
+  LEAT_TRY(impl_->Publish(topic, partition, events, false));
+  return {};
+}
+
+}  // namespace leat::bus
