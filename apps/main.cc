@@ -52,7 +52,7 @@ int main(int argc, char** argv) {
   context.node.data = "data";
   app.add_option("--data", context.node.data, "Data folder")->envname("LEAT_DATA")->capture_default_str();
   app.add_option("--transport", context.node.transport.name,
-                 "How events travel: embedded or kafka (default: what the data folder was made with, else embedded)")
+                 "How events travel: embedded, kafka or rabbitmq (default: what the data folder was made with, else embedded)")
       ->envname("LEAT_TRANSPORT");
   leat::apps::AddSettings(&app, &context);
   bool verbose = false;

@@ -1,10 +1,12 @@
 #include "apps/node.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
 #include "bus/embedded/embedded_transport.h"
 #include "bus/kafka/kafka_transport.h"
+#include "bus/rabbitmq/rabbitmq_transport.h"
 #include "core/bytes.h"
 
 namespace leat::apps {
@@ -12,6 +14,7 @@ namespace {
 
 constexpr std::string_view kEmbedded = "embedded";
 constexpr std::string_view kKafka = "kafka";
+constexpr std::string_view kRabbitMq = "rabbitmq";
 constexpr std::string_view kKafkaPrefix = "kafka.";
 constexpr const char* kTopicPrefix = "topics.prefix";
 constexpr const char* kReplication = "topics.replication";
@@ -30,8 +33,8 @@ Result<std::string> TransportOf(const eventstore::DataFolder& folder, const std:
                 "use another data folder for another transport");
   }
   const std::string name = !known.empty() ? known : wanted.empty() ? std::string(kEmbedded) : wanted;
-  if (name != kEmbedded && name != kKafka) {
-    return Invalid("transport: there is no \"" + name.substr(0, 32) + "\"", "use embedded or kafka");
+  if (name != kEmbedded && name != kKafka && name != kRabbitMq) {
+    return Invalid("transport: there is no \"" + name.substr(0, 32) + "\"", "use embedded, kafka or rabbitmq");
   }
   std::ofstream out(path, std::ios::trunc);
   out << name << "\n";
@@ -62,15 +65,54 @@ Result<bus::KafkaOptions> KafkaOptionsOf(const std::map<std::string, std::string
   return options;
 }
 
+// The settings of RabbitMQ that are texts.
+const std::pair<std::string_view, std::string bus::RabbitMqOptions::*> kRabbitMqTexts[] = {
+    {"rabbitmq.host", &bus::RabbitMqOptions::host},
+    {"rabbitmq.vhost", &bus::RabbitMqOptions::vhost},
+    {"rabbitmq.username", &bus::RabbitMqOptions::username},
+    {"rabbitmq.password", &bus::RabbitMqOptions::password},
+    {"rabbitmq.tls_ca_file", &bus::RabbitMqOptions::tls_ca_file},
+    {"rabbitmq.tls_certificate_file", &bus::RabbitMqOptions::tls_certificate_file},
+    {"rabbitmq.tls_key_file", &bus::RabbitMqOptions::tls_key_file},
+    {kTopicPrefix, &bus::RabbitMqOptions::exchange},  // the exchange stands before the names of all its queues
+};
+constexpr std::string_view kRabbitMqPort = "rabbitmq.port";
+constexpr std::string_view kRabbitMqHeartbeat = "rabbitmq.heartbeat_s";
+constexpr std::string_view kRabbitMqTls = "rabbitmq.tls";
+
+Result<bus::RabbitMqOptions> RabbitMqOptionsOf(const std::map<std::string, std::string>& settings) {
+  bus::RabbitMqOptions options;
+  for (const auto& [name, value] : settings) {
+    for (const auto& [text, member] : kRabbitMqTexts) {
+      if (name == text) options.*member = value;
+    }
+    if (name == kTopicPrefix) LEAT_TRY(events::CheckTopicName(value));
+    if (name == kRabbitMqPort || name == kRabbitMqHeartbeat) {
+      const auto number = core::ParseUint64(value);
+      if (!number || *number == 0 || *number > UINT16_MAX) {
+        return Invalid(name + ": \"" + value.substr(0, 32) + "\" is out of range", "write a number from 1 to 65535");
+      }
+      if (name == kRabbitMqPort) options.port = static_cast<uint16_t>(*number);
+      if (name == kRabbitMqHeartbeat) options.heartbeat_s = static_cast<int>(*number);
+    }
+    if (name == kRabbitMqTls) {
+      if (value != "true" && value != "false") return Invalid(name + ": is neither true nor false", "write one of them");
+      options.tls = value == "true";
+    }
+  }
+  return options;
+}
+
 }  // namespace
 
 Status CheckSetting(const std::string& name) {
-  if ((name.starts_with(kKafkaPrefix) && name.size() > kKafkaPrefix.size()) || name == kTopicPrefix ||
-      name == kReplication || name == kRetention) {
-    return {};
-  }
+  const bool of_kafka = name.starts_with(kKafkaPrefix) && name.size() > kKafkaPrefix.size();
+  const bool of_rabbitmq = std::any_of(std::begin(kRabbitMqTexts), std::end(kRabbitMqTexts),
+                                       [&](const auto& one) { return one.first == name; }) ||
+                           name == kRabbitMqPort || name == kRabbitMqHeartbeat || name == kRabbitMqTls;
+  if (of_kafka || of_rabbitmq || name == kReplication || name == kRetention) return {};
   return Invalid("\"" + name.substr(0, 64) + "\" is not a setting",
-                 "settings are kafka.<librdkafka property>, topics.prefix, topics.replication and topics.retention_ms");
+                 "see docs/transports.md: kafka.<librdkafka property>, rabbitmq.<name>, topics.<name>");
 }
 
 Status Node::OpenTransport() {
@@ -78,6 +120,9 @@ Status Node::OpenTransport() {
   if (name == kKafka) {
     LEAT_ASSIGN(const auto kafka, KafkaOptionsOf(options_.transport.settings));
     LEAT_ASSIGN(transport_, bus::KafkaTransport::Open(kafka));
+  } else if (name == kRabbitMq) {
+    LEAT_ASSIGN(const auto rabbitmq, RabbitMqOptionsOf(options_.transport.settings));
+    LEAT_ASSIGN(transport_, bus::RabbitMqTransport::Open(rabbitmq));
   } else {
     LEAT_ASSIGN(auto embedded, bus::EmbeddedTransport::Open(folder_->Sub("bus")));
     embedded_ = embedded.get();

@@ -24,8 +24,9 @@ namespace leat::apps {
 
 // How events travel, as the user sets it.
 struct TransportOptions {
-  std::string name;  // "embedded" or "kafka"; empty: what the data folder was made with, else embedded
-  // Of the transports: "kafka.<librdkafka property>", and those of CheckSetting. Secrets may be among them.
+  std::string name;  // "embedded", "kafka" or "rabbitmq"; empty: what the data folder was made with, else embedded
+  // Of the transports, as CheckSetting knows them: "kafka.<librdkafka property>", "rabbitmq.host", "topics.prefix", ... Secrets
+  // may be among them.
   std::map<std::string, std::string> settings;
 };
 // Errors: kInvalid for a setting that no transport has.

@@ -39,7 +39,7 @@ void AddSettings(CLI::App* app, Context* context) {
              if (!wrong.empty()) throw CLI::ValidationError("--set", wrong);
            }
          },
-         "NAME=VALUE of the transport: kafka.<librdkafka property>, topics.prefix, topics.replication, topics.retention_ms")
+         "NAME=VALUE of the transport: kafka.<librdkafka property>, rabbitmq.host, topics.prefix, ...: see docs/transports.md")
       ->allow_extra_args(false);
   app->add_option_function<std::string>(
          "--config",

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The same system on a broker: the golden balances through its topics, and the same log and state as embedded, over kills.
 
-usage: brokers.py --broker kafka --leat BIN --sample DIR [--port N] [--rounds N] [--seed N]
+usage: brokers.py --broker kafka|rabbitmq --leat BIN --sample DIR [--port N] [--rounds N] [--seed N]
 
 Starts the broker by the project's own script on a port of its own, and wipes it at the end. A round kills -9 the broker or
 an ingest at a random moment under load, starts what was killed again, and goes on; in the end every acknowledged event is in
@@ -42,7 +42,8 @@ class OnBroker(Leat):
 
     def __init__(self, binary, data, broker, prefix):
         super().__init__(binary, data)
-        settings = {"kafka": [f"kafka.bootstrap.servers=127.0.0.1:{broker.port}", f"topics.prefix={prefix}"]}
+        settings = {"kafka": [f"kafka.bootstrap.servers=127.0.0.1:{broker.port}", f"topics.prefix={prefix}"],
+                    "rabbitmq": [f"rabbitmq.port={broker.port}", f"topics.prefix={prefix}"]}
         self.settings = [part for setting in settings[broker.name] for part in ("--set", setting)]
         self.transport = broker.name
 
@@ -133,12 +134,15 @@ def refused(world):
     """A broker that is not there, and settings that are wrong."""
     leat = Leat(world.arguments.leat, os.path.join(world.folder, "refused"))
     broker = world.arguments.broker
-    leat.error("--transport", broker, "--set", "kafka.bootstrap.servers=127.0.0.1:1", "topics",
-               mentions=["no data folder"])
+    away = {"kafka": "kafka.bootstrap.servers=127.0.0.1:1", "rabbitmq": "rabbitmq.port=1"}[broker]
+    leat.error("--transport", broker, "--set", away, "topics", mentions=["no data folder"])
     ingest = ("ingest", "ethereum-etl", world.genesis, "--chain", CHAIN)
-    leat.error("--transport", broker, "--set", "kafka.bootstrap.servers=127.0.0.1:1", *ingest,
-               mentions=["127.0.0.1:1", "no broker answers", "deploy/kafka start"])
-    leat.error("--transport", broker, "--set", "kafka.no.such.property=1", *ingest, mentions=["kafka.no.such.property"])
+    leat.error("--transport", broker, "--set", away, *ingest,
+               mentions=["127.0.0.1:1", "no broker answers", f"deploy/{broker} start"])
+    if broker == "kafka":
+        leat.error("--transport", broker, "--set", "kafka.no.such.property=1", *ingest, mentions=["kafka.no.such.property"])
+    else:
+        leat.error("--transport", broker, "--set", "rabbitmq.port=x", *ingest, mentions=["rabbitmq.port"])
     leat.error("--transport", broker, "--set", "nonsense=1", *ingest, code=2, mentions=["nonsense"])
     leat.error("--transport", broker, "--set", "kafka.sasl.password=x", *ingest, code=2, mentions=["config"])
     leat.error("--transport", "pigeons", *ingest, mentions=["pigeons"])
@@ -146,13 +150,14 @@ def refused(world):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--broker", choices=["kafka"], required=True)
+    parser.add_argument("--broker", choices=["kafka", "rabbitmq"], required=True)
     parser.add_argument("--leat", required=True)
     parser.add_argument("--sample", required=True)
-    parser.add_argument("--port", type=int, default=19392)
+    parser.add_argument("--port", type=int)
     parser.add_argument("--rounds", type=int, default=100 if os.environ.get("LEAT_FULL") == "1" else 5)
     parser.add_argument("--seed", type=int, default=int(os.environ.get("LEAT_SEED", "1")))
     arguments = parser.parse_args()
+    arguments.port = arguments.port or {"kafka": 19392, "rabbitmq": 19872}[arguments.broker]
     print(f"{arguments.broker}: {arguments.rounds} kills, seed {arguments.seed} (LEAT_SEED)", flush=True)
     folder = tempfile.mkdtemp(prefix="leat-brokers-")
     world = World(arguments, folder)

@@ -3,10 +3,11 @@ add_test(NAME e2e
   COMMAND python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e/e2e.py --leat $<TARGET_FILE:leat>
     --sample ${CMAKE_SOURCE_DIR}/deploy/sample)
 # On real brokers, which are started for it.
-foreach(broker kafka)
+foreach(broker kafka rabbitmq)
   add_test(NAME e2e_${broker}
     COMMAND python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e/brokers.py --broker ${broker} --leat $<TARGET_FILE:leat>
       --sample ${CMAKE_SOURCE_DIR}/deploy/sample)
+  # Each has ports of its own: both may run at a time.
   set_tests_properties(e2e_${broker} PROPERTIES LABELS "e2e;crash;${broker}" TIMEOUT 3600)
 endforeach()
 set_tests_properties(e2e PROPERTIES LABELS e2e TIMEOUT 1200)
