@@ -30,6 +30,7 @@ Registry::Registry() : state_(new State) {
   Register(kBlockReopened, ledger::v1::BlockReopened::descriptor());
   Register(kInconsistencyFound, ledger::v1::InconsistencyFound::descriptor());
   Register(kShardClaimed, runtime::v1::ShardClaimed::descriptor());
+  Register(kDeadLettered, runtime::v1::DeadLettered::descriptor());
 }
 
 Registry& Registry::Global() {

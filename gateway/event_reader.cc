@@ -86,8 +86,8 @@ bool EventReader::Source::Counts(const bus::Message& message) {
   }
   input.next = message.offset;
   // What the services would stop at is shown: it is what somebody wants to look at.
-  const auto counts = runtime::Admit(topic, message, &input);
-  return !counts || *counts;
+  const auto admission = runtime::Admit(topic, message, &input);
+  return !admission || admission->counts();
 }
 
 bool EventReader::Matches(const events::EventView& event) const {

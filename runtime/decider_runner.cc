@@ -96,7 +96,7 @@ Status StageDecision(Shard* shard, Evolver* evolver, const Decision& decision,
   return {};
 }
 
-DeciderRunner::DeciderRunner(Shard* shard, Decider* decider, bus::Subscriber* input,
+DeciderRunner::DeciderRunner(Shard* shard, Decider* decider, bus::Transport* input,
                              RunnerOptions options)
     : shard_(shard), decider_(decider), input_(input), options_(std::move(options)) {}
 
@@ -150,8 +150,14 @@ Status DeciderRunner::Run(std::stop_token stop) {
       if (shard_->log()->StagedBytes() > 0 && decider_->NeedsLog(message.event)) {
         LEAT_TRY(commit());  // before the position moves behind this message
       }
-      LEAT_ASSIGN(const bool counts, Admit(options_.topic, message, &position_));
-      if (!counts) continue;
+      LEAT_ASSIGN(const Admission admission, Admit(options_.topic, message, &position_));
+      if (admission.verdict == Verdict::kRejected) {
+        const auto reject = [&] {
+          return SendToDeadLetters(input_, options_.topic, options_.partition, message, admission.problem);
+        };
+        LEAT_TRY(Retry(stop, shard_->name(), reject));
+      }
+      if (!admission.counts()) continue;
       decision.Clear();
       LEAT_TRY(decider_->Decide(shard_->state(), *shard_->log(), message.event, &decision));
       const events::Cause cause{options_.topic, options_.partition, message.offset, 0, 0};

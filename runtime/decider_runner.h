@@ -47,7 +47,7 @@ struct RunnerOptions {
 // Owns the thread. The shard, the decider and the subscriber must outlive it.
 class DeciderRunner {
  public:
-  DeciderRunner(Shard* shard, Decider* decider, bus::Subscriber* input, RunnerOptions options);
+  DeciderRunner(Shard* shard, Decider* decider, bus::Transport* input, RunnerOptions options);
   // Stops after the batch at hand. What waits for the input that it continues in is decided again at the next start; so
   // it is at RunnerOptions::stop_at.
   ~DeciderRunner();
@@ -61,7 +61,7 @@ class DeciderRunner {
 
   Shard* const shard_;
   Decider* const decider_;
-  bus::Subscriber* const input_;
+  bus::Transport* const input_;
   const RunnerOptions options_;
   InputPosition position_;
   RunnerStatus status_;

@@ -64,42 +64,70 @@ Result<Claim> ReadClaim(const events::EventView& event) {
   return Claim{claim.epoch(), claim.instance()};
 }
 
-Result<bool> Admit(std::string_view topic, const bus::Message& message, InputPosition* position) {
-  if (message.offset < position->next) return false;  // a poll may begin before it
+Result<Admission> Admit(std::string_view topic, const bus::Message& message, InputPosition* position) {
+  const auto pass = [] { return Admission{Verdict::kPassedOver, {}}; };
+  if (message.offset < position->next) return pass();  // a poll may begin before it
   if (message.offset > position->next) return Gap(topic, "offset", position->next, message.offset);
   if (!message.problem.empty()) {
-    core::LogWarning(topic, "offset " + std::to_string(message.offset) + ": passed over, it is no event: " +
-                                std::string(message.problem));
     ++position->next;
-    return false;
+    return Admission{Verdict::kRejected, std::string(message.problem)};
   }
   const events::EventView& event = message.event;
   if (event.type == events::kShardClaimed) {
     LEAT_ASSIGN(const Claim claim, ReadClaim(event));
     position->epoch = std::max(position->epoch, claim.epoch);
     ++position->next;
-    return false;
+    return pass();
   }
   const uint64_t epoch = event.position ? EpochOf(event.source) : 0;
   if (epoch == 0) {
     ++position->next;
-    if (position->epoch == 0) {
-      ++position->next_position;
-      return true;
+    if (position->epoch > 0) {
+      return Admission{Verdict::kRejected, "it is not from the partition's owner but from \"" +
+                                               std::string(event.source.substr(0, 128)) + "\""};
     }
-    core::LogWarning(topic, "offset " + std::to_string(message.offset) +
-                                ": passed over, it is not of the partition's owner but from " +
-                                std::string(event.source.substr(0, 128)));
-    return false;
+    ++position->next_position;
+    return Admission{};
   }
   if (epoch > position->epoch) return Gap(topic, "the claim of epoch", position->epoch, epoch);
   if (epoch == position->epoch && *event.position > position->next_position) {
     return Gap(topic, "position", position->next_position, *event.position);
   }
   ++position->next;
-  if (epoch < position->epoch || *event.position < position->next_position) return false;
+  if (epoch < position->epoch || *event.position < position->next_position) return pass();
   ++position->next_position;
-  return true;
+  return Admission{};
+}
+
+Status SendToDeadLetters(bus::Transport* transport, const std::string& topic, uint32_t partition, const bus::Message& message,
+                         const std::string& problem) {
+  v1::DeadLettered letter;
+  letter.set_topic(topic);
+  letter.set_partition(partition);
+  letter.set_offset(message.offset);
+  letter.set_problem(problem);
+  const events::EventView& from = message.event;
+  letter.set_type(std::string(from.type));
+  letter.set_source(std::string(from.source));
+  letter.set_id(std::string(from.id));
+  letter.set_subject(std::string(from.subject));
+  letter.set_content_type(std::string(from.datacontenttype));
+  letter.set_data(std::string(from.data));
+  const std::string data = letter.SerializeAsString();
+  // The same one again after a crash has the same id.
+  const std::string id = topic + "/" + std::to_string(partition) + "@" + std::to_string(message.offset);
+  events::EventView view;
+  view.type = events::kDeadLettered;
+  view.id = id;
+  view.source = "leat";
+  view.partitionkey = topic;
+  view.time_us = core::SystemClock().NowUs();
+  view.data = data;
+  const std::string dead = topic + std::string(kDeadLettersSuffix);
+  core::LogWarning(topic, "offset " + std::to_string(message.offset) + " goes to " + dead + ": " + problem);
+  LEAT_TRY(transport->CreateTopic(dead, 1));
+  LEAT_TRY(transport->PublishTo(dead, 0, {events::Event(view)}));
+  return {};
 }
 
 }  // namespace leat::runtime

@@ -6,7 +6,7 @@
 
 namespace leat::runtime {
 
-ProjectionRunner::ProjectionRunner(Shard* shard, Projection* projection, bus::Subscriber* input,
+ProjectionRunner::ProjectionRunner(Shard* shard, Projection* projection, bus::Transport* input,
                                    RunnerOptions options)
     : shard_(shard), projection_(projection), input_(input), options_(std::move(options)) {}
 
@@ -81,8 +81,14 @@ Status ProjectionRunner::Run(std::stop_token stop) {
     LEAT_TRY(PollWithRetry(stop, shard_->name(), subscription.get(), limits, &batch));
     for (const bus::Message& message : batch.messages) {
       if (message.offset >= options_.stop_at) break;
-      LEAT_ASSIGN(const bool counts, Admit(options_.topic, message, &position_));
-      if (!counts) continue;
+      LEAT_ASSIGN(const Admission admission, Admit(options_.topic, message, &position_));
+      if (admission.verdict == Verdict::kRejected) {
+        const auto reject = [&] {
+          return SendToDeadLetters(input_, options_.topic, options_.partition, message, admission.problem);
+        };
+        LEAT_TRY(Retry(stop, shard_->name(), reject));
+      }
+      if (!admission.counts()) continue;
       LEAT_TRY(projection_->Evolve(&shard_->state(), message.event, message.offset));
       if (shard_->StagedBytes() >= options_.commit_bytes) LEAT_TRY(Commit());
     }

@@ -36,7 +36,7 @@ struct View {
 // Owns the thread. The shard, the projection and the subscriber must outlive it, and it its views.
 class ProjectionRunner {
  public:
-  ProjectionRunner(Shard* shard, Projection* projection, bus::Subscriber* input,
+  ProjectionRunner(Shard* shard, Projection* projection, bus::Transport* input,
                    RunnerOptions options);
   ~ProjectionRunner();
   // When the input's log is not the one that was applied before, the rows are cleared and built anew.
@@ -58,7 +58,7 @@ class ProjectionRunner {
 
   Shard* const shard_;
   Projection* const projection_;
-  bus::Subscriber* const input_;
+  bus::Transport* const input_;
   const RunnerOptions options_;
   InputPosition position_;
   RunnerStatus status_;

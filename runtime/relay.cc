@@ -217,8 +217,8 @@ Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* tra
       const uint64_t position = read.next_position;
       const bool is_claim = message.event.type == events::kShardClaimed && message.offset == read.next;
       const uint64_t epoch_before = read.epoch;
-      LEAT_ASSIGN(const bool counts, Admit(own_topic, message, &read));
-      if (counts) LEAT_TRY(rebuild.Take(own_topic, message.event, position));
+      LEAT_ASSIGN(const Admission admission, Admit(own_topic, message, &read));
+      if (admission.counts()) LEAT_TRY(rebuild.Take(own_topic, message.event, position));
       if (!is_claim || !claimed) continue;
       LEAT_ASSIGN(const Claim claim, ReadClaim(message.event));
       if (claim.instance == instance && read.epoch == ownership.epoch && epoch_before < ownership.epoch) {

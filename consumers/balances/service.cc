@@ -95,7 +95,7 @@ Result<std::shared_ptr<Service::Version>> Service::OpenVersion(uint64_t number,
 }
 
 Result<std::unique_ptr<Service>> Service::Open(const std::string& path, const std::string& topic,
-                                               bus::Subscriber* transport) {
+                                               bus::Transport* transport) {
   std::unique_ptr<Service> service(new Service(path, topic, transport));
   const uint64_t current = CurrentVersion(path);
   LEAT_ASSIGN(service->live_, service->OpenVersion(current, UINT64_MAX));

@@ -25,7 +25,7 @@ class Service {
  public:
   // `path` holds a folder for each version and the file `current`, which names the live one.
   static Result<std::unique_ptr<Service>> Open(const std::string& path, const std::string& topic,
-                                               bus::Subscriber* transport);
+                                               bus::Transport* transport);
   ~Service();
 
   Status Start();
@@ -49,14 +49,14 @@ class Service {
 
  private:
   struct Version;
-  Service(std::string path, std::string topic, bus::Subscriber* transport)
+  Service(std::string path, std::string topic, bus::Transport* transport)
       : path_(std::move(path)), topic_(std::move(topic)), transport_(transport) {}
   Result<std::shared_ptr<Version>> OpenVersion(uint64_t number, uint64_t stop_at) const;
   std::shared_ptr<Version> live() const;
 
   const std::string path_;
   const std::string topic_;
-  bus::Subscriber* const transport_;
+  bus::Transport* const transport_;
   mutable std::mutex mutex_;
   std::shared_ptr<Version> live_;  // guarded by mutex_
   std::mutex rebuilding_;

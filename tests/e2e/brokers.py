@@ -10,6 +10,8 @@ as the machine lets it.
 """
 
 import argparse
+import base64
+import json
 import os
 import random
 import shutil
@@ -46,6 +48,7 @@ class OnBroker(Leat):
                     "rabbitmq": [f"rabbitmq.port={broker.port}", f"topics.prefix={prefix}"]}
         self.settings = [part for setting in settings[broker.name] for part in ("--set", setting)]
         self.transport = broker.name
+        self.prefix = prefix
 
     def command(self, *arguments):
         return [self.binary, "--data", self.data, "--transport", self.transport, *self.settings, *map(str, arguments)]
@@ -61,12 +64,13 @@ class World:
 
     def on_broker(self):
         self.count += 1
-        return OnBroker(self.arguments.leat, os.path.join(self.folder, f"data{self.count}"), self.broker, f"w{self.count}.")
+        return OnBroker(self.arguments.leat, os.path.join(self.folder, f"data{self.count}"), self.broker, f"w{self.count}" + ("." if self.broker.name == "kafka" else ""))
 
 
 def outcome(leat):
-    """All that can be seen of a data folder: the state at three heights and the ordered digest of the log."""
-    return [leat.state_hash("--at-block", height) for height in HEIGHTS] + [leat.log_digest()]
+    """All that can be seen of the pipeline: the state at three heights and the ordered digests of its topics."""
+    return [leat.state_hash("--at-block", height) for height in HEIGHTS] + [
+        leat.log_digest("--topic", topic) for topic in ("chain.blocks", "ledger.entries")]
 
 
 def embedded(world):
@@ -130,6 +134,116 @@ def killed(world, expected, rounds):
     print(f"  {done} kills in {time.monotonic() - started:.0f} s, nothing lost and nothing twice")
 
 
+class PlainKafka:
+    """kcat: a Kafka client that knows nothing of Leat."""
+
+    def __init__(self, world):
+        self.base = ["kcat", "-q", "-b", f"127.0.0.1:{world.broker.port}"]
+
+    def read(self, leat, topic):
+        """(headers, payload) of every message of partition 0."""
+        out = subprocess.run([*self.base, "-C", "-e", "-p", "0", "-o", "beginning", "-t", leat.prefix + topic, "-J"],
+                             stdout=subprocess.PIPE, check=True).stdout
+        messages = [json.loads(line) for line in out.splitlines()]
+        return [(dict(zip(*[iter(m.get("headers") or [])] * 2)), m["payload"]) for m in messages]
+
+    def write(self, leat, topic, headers, payload):
+        flags = [flag for name, value in headers.items() for flag in ("-H", f"{name}={value}")]
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(payload)
+            file.flush()
+            subprocess.run([*self.base, "-P", "-p", "0", "-t", leat.prefix + topic, *flags, file.name], check=True)
+
+    def names(self, attributes):
+        return {("content-type" if name == "datacontenttype" else f"ce_{name}"): value for name, value in attributes.items()}
+
+
+class PlainAmqp:
+    """pika: an AMQP client that knows nothing of Leat."""
+
+    def __init__(self, world):
+        import pika
+        self.pika = pika
+        self.parameters = pika.ConnectionParameters("127.0.0.1", world.broker.port)
+
+    def read(self, leat, topic):
+        """(headers, payload) of every message of partition 0 but the mark at the beginning."""
+        connection = self.pika.BlockingConnection(self.parameters)
+        channel = connection.channel()
+        channel.basic_qos(prefetch_count=100)
+        messages = []
+        for method, properties, body in channel.consume(f"{leat.prefix}.{topic}.0", inactivity_timeout=2,
+                                                        arguments={"x-stream-offset": "first"}):
+            if method is None:
+                break
+            channel.basic_ack(method.delivery_tag)
+            if properties.type != "leat.mark":
+                messages.append(({**properties.headers, "content-type": properties.content_type},
+                                 body.decode("utf-8", "surrogateescape")))
+        connection.close()
+        return messages
+
+    def write(self, leat, topic, headers, payload):
+        connection = self.pika.BlockingConnection(self.parameters)
+        channel = connection.channel()
+        channel.confirm_delivery()
+        headers = dict(headers)
+        properties = self.pika.BasicProperties(delivery_mode=2, content_type=headers.pop("content-type", None),
+                                               headers=headers)
+        channel.basic_publish(leat.prefix, f"{topic}.0.foreign", payload, properties, mandatory=True)
+        connection.close()
+
+    def names(self, attributes):
+        return {("content-type" if name == "datacontenttype" else f"cloudEvents_{name}"): value
+                for name, value in attributes.items()}
+
+
+def strangers(world, expected):
+    """Clients that are not ours read our events and publish some that we take; what is no event goes to the dead letters with
+    its bytes, and everything else goes on."""
+    client = {"kafka": PlainKafka, "rabbitmq": PlainAmqp}[world.broker.name](world)
+    leat = world.on_broker()
+    leat.ok("publish", "notes", "--type", "chain.block_reverted.v1", "--key", "k", "--subject", "chain-x",
+            "--data", json.dumps({"chain": "eip155:5", "number": "7"}))
+    (headers, payload), = client.read(leat, "notes")
+    names = client.names({"type": "chain.block_reverted.v1", "subject": "chain-x", "specversion": "1.0", "partitionkey": "k",
+                          "datacontenttype": "application/protobuf"})
+    for name, value in names.items():
+        equal(headers.get(name), value, f"header {name} as another client sees it")
+    proto = subprocess.run(["protoc", "-I", os.path.join(ROOT, "events", "proto"), "--decode", "leat.chain.v1.BlockReverted",
+                            "chain/v1/chain.proto"], input=payload.encode("utf-8", "surrogateescape"), check=True,
+                           stdout=subprocess.PIPE).stdout.decode()
+    equal(proto.split(), ['chain:', '"eip155:5"', "number:", "7"], "the payload by the .proto alone")
+
+    # The same message from another client, as bare Protobuf and as structured JSON.
+    attributes = {"specversion": "1.0", "type": "chain.block_reverted.v1", "source": "//stranger", "id": "1",
+                  "time": "2020-01-01T00:00:00Z", "datacontenttype": "application/protobuf"}
+    client.write(leat, "notes", client.names(attributes), payload.encode())
+    structured = {**attributes, "id": "2", "datacontenttype": "application/json", "data": {"chain": "eip155:5", "number": "7"}}
+    client.write(leat, "notes", {"content-type": "application/cloudevents+json"}, json.dumps(structured).encode())
+    seen = leat.lines("replay", "--topic", "notes")
+    equal([event["id"] for event in seen[1:]], ["1", "2"], "events of another client")
+    for event in seen:
+        equal(event["data"], {"chain": "eip155:5", "number": "7"}, "their data")
+
+    # Into the middle of a topic that a shard owns: no event, half an event, an unknown type, an event of nobody's.
+    leat.ingest(world.genesis)
+    letters = [({}, b"no event \xff\x00"),
+               (client.names({"specversion": "0.3", "type": "x", "id": "1", "source": "y"}), b"old"),
+               (client.names({**attributes, "time": "noon"}), b"untimely"),
+               (client.names({**attributes, "type": "no.such_type.v1"}), b"unknown"),
+               (client.names(attributes), payload.encode())]
+    for headers, body in letters:
+        client.write(leat, "ledger.entries", headers, body)
+        client.write(leat, "chain.blocks", headers, body)
+    equal(outcome(leat), expected, "the state after strangers wrote into our topics")
+    for topic in ("chain.blocks", "ledger.entries"):
+        dead = leat.lines("replay", "--topic", topic + ".dead")
+        equal([base64.b64decode(event["data"]["data"]) for event in dead], [body for _, body in letters],
+              f"original bytes in {topic}.dead")
+        require(all(event["data"]["problem"] for event in dead), "each says why", dead)
+
+
 def refused(world):
     """A broker that is not there, and settings that are wrong."""
     leat = Leat(world.arguments.leat, os.path.join(world.folder, "refused"))
@@ -167,6 +281,8 @@ def main():
         world.broker.call("start")
         undisturbed(world, expected)
         print("  balances and log as embedded, also after all shards were rebuilt from their topics", flush=True)
+        strangers(world, expected)
+        print("  clients that are not ours read and write; what is no event is kept as a dead letter", flush=True)
         killed(world, expected, arguments.rounds)
     except Failed as error:
         print(f"FAILED: {error}", flush=True)

@@ -117,11 +117,11 @@ class Leat:
         out = self.ok("query", "balances", *arguments, "--format", "csv")
         return hashlib.sha256(out.encode("utf-8")).hexdigest()
 
-    def log_digest(self):
-        """(events, SHA-256) over (type, subject, data) of the whole log, in its order."""
+    def log_digest(self, *arguments):
+        """(events, SHA-256) over (type, subject, data) of the whole log, in its order; arguments are those of replay."""
         digest = hashlib.sha256()
         count = 0
-        with subprocess.Popen(self.command("replay"), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+        with subprocess.Popen(self.command("replay", *arguments), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
             for line in process.stdout:
                 event = json.loads(line)
                 payload = event.get("data", event.get("data_base64"))

@@ -5,8 +5,11 @@
 #include <thread>
 
 #include "bus/embedded/embedded_transport.h"
+#include "events/codec.h"
+#include "events/registry.h"
 #include "runtime/decider_runner.h"
 #include "runtime/inbox.h"
+#include "runtime/projection_runner.h"
 #include "runtime/relay.h"
 #include "runtime/shard.h"
 #include "tests/support/counter.h"
@@ -51,7 +54,7 @@ std::vector<std::string> ReadTopic(bus::Subscriber& transport, const std::string
     Must(subscription->Poll({}, &batch));
     for (const auto& message : batch.messages) {
       const auto& event = message.event;
-      if (!Must(Admit(topic, message, &position))) continue;
+      if (!Must(Admit(topic, message, &position)).counts()) continue;
       out.push_back(std::string(event.type) + " " + std::string(event.subject) + " " +
                     std::string(event.partitionkey) + " " + std::string(event.data) + " " +
                     (event.cause ? std::to_string(event.cause->offset) + "#" +
@@ -453,9 +456,9 @@ TEST_CASE("an input that was created anew is refused") {
 }
 
 // A subscriber that leaves an offset out.
-class Gappy final : public bus::Subscriber {
+class Gappy final : public bus::Transport {
  public:
-  Gappy(bus::Subscriber* inner, uint64_t missing) : inner_(inner), missing_(missing) {}
+  Gappy(bus::Transport* inner, uint64_t missing) : inner_(inner), missing_(missing) {}
   Result<std::unique_ptr<bus::Subscription>> Subscribe(std::string_view topic, uint32_t partition,
                                                        uint64_t offset) override {
     LEAT_ASSIGN(auto subscription, inner_->Subscribe(topic, partition, offset));
@@ -464,6 +467,14 @@ class Gappy final : public bus::Subscriber {
   Result<bus::PartitionEnd> End(std::string_view topic, uint32_t partition) override {
     return inner_->End(topic, partition);
   }
+
+  bus::Features features() const override { return inner_->features(); }
+  Status CreateTopic(std::string_view, uint32_t, std::string_view) override { return {}; }
+  Result<std::vector<bus::TopicInfo>> Topics() override { return inner_->Topics(); }
+  Result<std::vector<events::Position>> Publish(std::string_view, const std::vector<events::Event>&) override {
+    return std::vector<events::Position>{};
+  }
+  Status PublishTo(std::string_view, uint32_t, const std::vector<events::Event>&) override { return {}; }
 
  private:
   class Leaving final : public bus::Subscription {
@@ -482,7 +493,7 @@ class Gappy final : public bus::Subscriber {
     std::unique_ptr<bus::Subscription> inner_;
     uint64_t missing_;
   };
-  bus::Subscriber* inner_;
+  bus::Transport* inner_;
   uint64_t missing_;
 };
 
@@ -769,6 +780,39 @@ TEST_CASE("an owner whose log went another way is told so") {
   CHECK((Stored(*world.shard().log()) == Stored(*second.shard->log())));
 }
 
+TEST_CASE("what does not belong on a partition goes to the dead letters, and the partition goes on") {
+  Relayed world;
+  world.Ask("a", 1);
+  world.Run();
+  Must(world.transport().PublishTo("counted", 0, {test::DataEvent("a stranger's bytes")}));
+  world.Ask("a", 2);
+  world.Run();
+  // A projection that reads the topic.
+  ShardOptions options;
+  options.path = world.temp().Sub("projection");
+  options.name = "projection-0";
+  options.resources = test::SmallResources();
+  const auto shard = Must(Shard::Open(options));
+  test::CounterProjection counts;
+  RunnerOptions input;
+  input.topic = "counted";
+  const uint64_t end = Must(world.transport().End("counted", 0)).offset;
+  {
+    ProjectionRunner runner(shard.get(), &counts, &world.transport(), input);
+    Must(runner.Start());
+    REQUIRE(runner.status().WaitApplied(end, kPatience));
+  }
+  const auto subscription = Must(world.transport().Subscribe("counted.dead", 0, 0));
+  bus::MessageBatch batch;
+  Must(subscription->Poll({}, &batch));
+  REQUIRE(batch.messages.size() == 1);
+  CHECK(batch.messages[0].event.type == events::kDeadLettered);
+  CHECK(batch.messages[0].event.id.starts_with("counted/0@"));
+  const std::string json = Must(events::DataToJson(events::kDeadLettered, batch.messages[0].event.data));
+  CHECK(json.find("not from the partition's owner") != std::string::npos);
+  CHECK(batch.messages[0].event.data.find("a stranger's bytes") != std::string_view::npos);
+}
+
 TEST_CASE("what counts on a partition") {
   InputPosition position;
   uint64_t offset = 0;
@@ -780,6 +824,7 @@ TEST_CASE("what counts on a partition") {
     message.event = kept.back().view();
     return Admit("t", message, &position);
   };
+  const auto verdict = [&](const events::Event& event) { return Must(admit(event)).verdict; };
   const auto owned = [](uint64_t epoch, uint64_t at) {
     const std::string source = OwnedSource("s-0", 0xabc, epoch);
     events::EventView view;
@@ -794,18 +839,18 @@ TEST_CASE("what counts on a partition") {
   CHECK(EpochOf("leat/7") == 0);
   CHECK(EpochOf("other/s-0/abc/7") == 0);
   CHECK(EpochOf("leat/s-0/abc/7x") == 0);
-  CHECK(Must(admit(test::DataEvent("anybody's"))));
-  CHECK_FALSE(Must(admit(MakeClaim("s-0", 1, "x"))));
-  CHECK_FALSE(Must(admit(test::DataEvent("anybody's"))));
-  CHECK(Must(admit(owned(1, 1))));
-  CHECK_FALSE(Must(admit(owned(1, 1))));  // twice
-  CHECK_FALSE(Must(admit(owned(1, 0))));
-  CHECK(Must(admit(owned(1, 2))));
-  CHECK_FALSE(Must(admit(MakeClaim("s-0", 4, "y"))));
-  CHECK_FALSE(Must(admit(owned(1, 3))));                // had lost it
-  CHECK_FALSE(Must(admit(MakeClaim("s-0", 3, "z"))));  // too low: as if it were not there
-  CHECK_FALSE(Must(admit(owned(3, 3))));
-  CHECK(Must(admit(owned(4, 3))));
+  CHECK(verdict(test::DataEvent("anybody's")) == Verdict::kCounts);
+  CHECK(verdict(MakeClaim("s-0", 1, "x")) == Verdict::kPassedOver);
+  CHECK(verdict(test::DataEvent("anybody's")) == Verdict::kRejected);
+  CHECK(verdict(owned(1, 1)) == Verdict::kCounts);
+  CHECK(verdict(owned(1, 1)) == Verdict::kPassedOver);  // twice
+  CHECK(verdict(owned(1, 0)) == Verdict::kPassedOver);
+  CHECK(verdict(owned(1, 2)) == Verdict::kCounts);
+  CHECK(verdict(MakeClaim("s-0", 4, "y")) == Verdict::kPassedOver);
+  CHECK(verdict(owned(1, 3)) == Verdict::kPassedOver);                // had lost it
+  CHECK(verdict(MakeClaim("s-0", 3, "z")) == Verdict::kPassedOver);  // too low: as if it were not there
+  CHECK(verdict(owned(3, 3)) == Verdict::kPassedOver);
+  CHECK(verdict(owned(4, 3)) == Verdict::kCounts);
   CHECK(position.epoch == 4);
   CHECK(position.next_position == 4);
   CHECK(test::ClassOf(admit(owned(4, 5))) == ErrorClass::kCorrupt);  // a gap
@@ -813,7 +858,7 @@ TEST_CASE("what counts on a partition") {
   CHECK(test::ClassOf(admit(owned(5, 4))) == ErrorClass::kCorrupt);  // nobody claimed that
   CHECK(test::ClassOf(admit(owned(4, 4))) == ErrorClass::kCorrupt);  // an offset is missing
   offset = 0;
-  CHECK_FALSE(Must(admit(owned(4, 4))));  // a poll may begin before the place
+  CHECK(verdict(owned(4, 4)) == Verdict::kPassedOver);  // a poll may begin before the place
 }
 
 TEST_CASE("a shard is rebuilt from its topic: rows, position, and a log of the same bytes") {

@@ -184,9 +184,9 @@ TEST_CASE("a projection of a shorter input is built anew") {
 }
 
 // A transport that does not tell incarnations, and may leave an offset out.
-class Odd final : public bus::Subscriber {
+class Odd final : public bus::Transport {
  public:
-  Odd(bus::Subscriber* inner, uint64_t missing) : inner_(inner), missing_(missing) {}
+  Odd(bus::Transport* inner, uint64_t missing) : inner_(inner), missing_(missing) {}
   Result<std::unique_ptr<bus::Subscription>> Subscribe(std::string_view topic, uint32_t partition,
                                                        uint64_t offset) override {
     return inner_->Subscribe(topic, partition, offset == missing_ ? offset + 1 : offset);
@@ -197,8 +197,16 @@ class Odd final : public bus::Subscriber {
     return end;
   }
 
+  bus::Features features() const override { return inner_->features(); }
+  Status CreateTopic(std::string_view, uint32_t, std::string_view) override { return {}; }
+  Result<std::vector<bus::TopicInfo>> Topics() override { return inner_->Topics(); }
+  Result<std::vector<events::Position>> Publish(std::string_view, const std::vector<events::Event>&) override {
+    return std::vector<events::Position>{};
+  }
+  Status PublishTo(std::string_view, uint32_t, const std::vector<events::Event>&) override { return {}; }
+
  private:
-  bus::Subscriber* inner_;
+  bus::Transport* inner_;
   uint64_t missing_;
 };
 
