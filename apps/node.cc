@@ -36,10 +36,17 @@ Result<std::string> TransportOf(const eventstore::DataFolder& folder, const std:
   if (name != kEmbedded && name != kKafka && name != kRabbitMq) {
     return Invalid("transport: there is no \"" + name.substr(0, 32) + "\"", "use embedded, kafka or rabbitmq");
   }
-  std::ofstream out(path, std::ios::trunc);
-  out << name << "\n";
-  out.flush();
-  if (!out) return Fail(ErrorClass::kExhausted, "writing " + path, "free some disk space");
+  if (std::filesystem::exists(path)) return name;
+  const std::string temporary = path + ".tmp";
+  {
+    std::ofstream out(temporary, std::ios::trunc);
+    out << name << "\n";
+    out.flush();
+    if (!out) return Fail(ErrorClass::kExhausted, "writing " + temporary, "free some disk space");
+  }
+  std::error_code error;
+  std::filesystem::rename(temporary, path, error);
+  if (error) return Fail(ErrorClass::kInternal, path + ": " + error.message());
   return name;
 }
 
@@ -208,6 +215,7 @@ gateway::Services Node::services() {
   services.balances = balances_.get();
   services.default_chain = options_.default_chain;
   if (relayed_) {
+    services.feed_error = [this] { return feed_relay_->status().error(); };
     services.blocks_published = [this](std::chrono::milliseconds timeout) { return WaitBlocksPublished(timeout); };
   }
   if (embedded_ != nullptr) services.logs.emplace_back("bus", &embedded_->shared_log());

@@ -11,7 +11,7 @@ namespace {
 std::string Take(const std::string& text, std::map<std::string, std::string>* settings) {
   const size_t equals = text.find('=');
   const std::string name = text.substr(0, equals);
-  if (equals == std::string::npos) return "\"" + name.substr(0, 64) + "\" has no value: write NAME=VALUE";
+  if (equals == std::string::npos) return "has no '=': write NAME=VALUE";  // and show nothing, it may be a secret
   if (auto status = CheckSetting(name); !status) return status.error().Text();
   settings->emplace(name, text.substr(equals + 1));  // the first one counts
   return "";

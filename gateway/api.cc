@@ -778,6 +778,11 @@ struct Api::Impl {
     if (events.empty()) return Invalid("the list has no events", "send at least one");
     LEAT_ASSIGN(const auto partitions, params.Number("partitions"));
     LEAT_TRY(EnsureTopic(topic, partitions));
+    for (const auto& event : events) {
+      if (event.view().type.starts_with("runtime.")) {
+        return Invalid("type: " + std::string(event.view().type) + " is written by the runtime alone", "publish another type");
+      }
+    }
     LEAT_ASSIGN(const auto positions, services_.transport->Publish(topic, events));
     // The token names the last event on every partition that was written.
     std::map<uint32_t, events::Position> last;
@@ -949,6 +954,7 @@ struct Api::Impl {
     LEAT_TRY(services_.ledger->error());
     LEAT_TRY(services_.balances->error());
     LEAT_TRY(services_.transport->error());
+    if (services_.feed_error) LEAT_TRY(services_.feed_error());
     return {};
   }
 
@@ -1016,6 +1022,7 @@ struct Api::Impl {
 
   // Blocks, each behind its length as a varint.
   Status SubmitBlocks(const HttpRequest& request, HttpResponse* response) const {
+    LEAT_TRY(Failure());  // what nobody would publish is not taken
     std::vector<chain::v1::BlockObserved> blocks;
     core::ByteReader reader(request.body);
     while (!reader.Empty()) {
@@ -1201,7 +1208,7 @@ bool Api::IsBlocking(std::string_view, std::string_view target) {
   // further '/'.
   const size_t mark = std::min(target.find('?'), target.size());
   const std::string_view path = target.substr(0, mark);
-  if (path.starts_with("/health")) return false;
+  if (path == "/health/live") return false;
   if (!path.starts_with(kBalancePrefix)) return true;
   if (path.find('/', kBalancePrefix.size()) != std::string_view::npos) return true;
   // The parameters by which a lookup does not wait; any other, or one that is escaped, may be one that does.

@@ -27,6 +27,8 @@ struct Services {
   balances::Service* balances = nullptr;
   // Waits until everything that was submitted to the feed can be read from its topic. Empty: that is so at once.
   std::function<bool(std::chrono::milliseconds)> blocks_published;
+  // What stopped the feed; may be empty.
+  std::function<Status()> feed_error;
   // Logs by the name that verification calls them.
   std::vector<std::pair<std::string, const eventstore::Log*>> logs;
   // Checks the checksums of every file.

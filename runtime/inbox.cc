@@ -12,6 +12,17 @@ namespace leat::runtime {
 namespace {
 
 constexpr std::string_view kSourcePrefix = "leat/";
+constexpr uint64_t kEpochMax = uint64_t{1} << 62;  // far above what owners come to
+constexpr size_t kLetterBytesMax = 8u << 20;
+
+// As a Protobuf string takes it, whatever the bytes are.
+std::string Printable(std::string_view text) {
+  std::string out(text.substr(0, 4096));
+  for (char& c : out) {
+    if (c < 0x20 || c > 0x7e) c = '?';
+  }
+  return out;
+}
 
 std::unexpected<Error> Gap(std::string_view topic, std::string_view what, uint64_t expected, uint64_t got) {
   return Fail(ErrorClass::kCorrupt,
@@ -58,7 +69,8 @@ events::Event MakeClaim(std::string_view shard, uint64_t epoch, std::string_view
 
 Result<Claim> ReadClaim(const events::EventView& event) {
   v1::ShardClaimed claim;
-  if (!claim.ParseFromArray(event.data.data(), static_cast<int>(event.data.size())) || claim.epoch() == 0) {
+  if (!claim.ParseFromArray(event.data.data(), static_cast<int>(event.data.size())) || claim.epoch() == 0 ||
+      claim.epoch() > kEpochMax) {
     return Fail(ErrorClass::kCorrupt, "a claim of a partition cannot be read");
   }
   return Claim{claim.epoch(), claim.instance()};
@@ -74,9 +86,10 @@ Result<Admission> Admit(std::string_view topic, const bus::Message& message, Inp
   }
   const events::EventView& event = message.event;
   if (event.type == events::kShardClaimed) {
-    LEAT_ASSIGN(const Claim claim, ReadClaim(event));
-    position->epoch = std::max(position->epoch, claim.epoch);
     ++position->next;
+    const auto claim = ReadClaim(event);
+    if (!claim) return Admission{Verdict::kRejected, claim.error().Text()};
+    position->epoch = std::max(position->epoch, claim->epoch);
     return pass();
   }
   const uint64_t epoch = event.position ? EpochOf(event.source) : 0;
@@ -89,11 +102,16 @@ Result<Admission> Admit(std::string_view topic, const bus::Message& message, Inp
     ++position->next_position;
     return Admission{};
   }
-  if (epoch > position->epoch) return Gap(topic, "the claim of epoch", position->epoch, epoch);
-  if (epoch == position->epoch && *event.position > position->next_position) {
-    return Gap(topic, "position", position->next_position, *event.position);
-  }
   ++position->next;
+  if (epoch > position->epoch) {
+    return Admission{Verdict::kRejected, "nobody has claimed epoch " + std::to_string(epoch) + " of the partition"};
+  }
+  if (epoch == position->epoch && *event.position > position->next_position) {
+    // Of one publish a part was lost and what came after it was not: its owner sees that, and publishes all from there again.
+    core::LogWarning(topic, "offset " + std::to_string(message.offset) + ": position " + std::to_string(*event.position) +
+                                " comes before " + std::to_string(position->next_position));
+    return pass();
+  }
   if (epoch < position->epoch || *event.position < position->next_position) return pass();
   ++position->next_position;
   return Admission{};
@@ -105,14 +123,15 @@ Status SendToDeadLetters(bus::Transport* transport, const std::string& topic, ui
   letter.set_topic(topic);
   letter.set_partition(partition);
   letter.set_offset(message.offset);
-  letter.set_problem(problem);
+  letter.set_problem(Printable(problem));
   const events::EventView& from = message.event;
-  letter.set_type(std::string(from.type));
-  letter.set_source(std::string(from.source));
-  letter.set_id(std::string(from.id));
-  letter.set_subject(std::string(from.subject));
-  letter.set_content_type(std::string(from.datacontenttype));
-  letter.set_data(std::string(from.data));
+  letter.set_type(Printable(from.type));
+  letter.set_source(Printable(from.source));
+  letter.set_id(Printable(from.id));
+  letter.set_subject(Printable(from.subject));
+  letter.set_content_type(Printable(from.datacontenttype));
+  letter.set_data(std::string(from.data.substr(0, kLetterBytesMax)));
+  letter.set_data_bytes(from.data.size());
   const std::string data = letter.SerializeAsString();
   // The same one again after a crash has the same id.
   const std::string id = topic + "/" + std::to_string(partition) + "@" + std::to_string(message.offset);

@@ -94,10 +94,11 @@ class Rebuild {
 
  private:
   // The end of a log whose owner died before it was published is not there; what is there must be the same.
-  Status CheckSame(const std::string& topic, const events::EventView& event, uint64_t position) const {
-    auto cursor = log_->Read(position);
+  Status CheckSame(const std::string& topic, const events::EventView& event, uint64_t position) {
+    if (!cursor_) cursor_ = log_->Read(position);
+    if (cursor_->position() != position) cursor_->Seek(position);
     eventstore::LogEvent stored;
-    LEAT_ASSIGN(const bool found, cursor.Next(&stored));
+    LEAT_ASSIGN(const bool found, cursor_->Next(&stored));
     if (!found || stored.purged) return {};
     LEAT_ASSIGN(const auto own, stored.Decode());
     if (own.type == event.type && own.data == event.data && own.subject == event.subject &&
@@ -160,10 +161,18 @@ class Rebuild {
                   transport_->Subscribe(input_.topic, input_.partition, input_position_.next));
     }
     bus::MessageBatch batch;
+    auto deadline = std::chrono::steady_clock::now() + kReadBackMax;
     while (input_position_.next < applied_) {
       bus::PollLimits limits;
       limits.messages_max = std::min<uint64_t>(limits.messages_max, applied_ - input_position_.next);
       LEAT_TRY(input_subscription_->Poll(limits, &batch));
+      const auto now = std::chrono::steady_clock::now();
+      if (!batch.messages.empty()) deadline = now + kReadBackMax;
+      if (now > deadline) {
+        return Fail(ErrorClass::kConflict,
+                    input_.topic + " ends before offset " + std::to_string(applied_) + ", of which decisions were published",
+                    "restore the topic from a backup");
+      }
       for (const bus::Message& message : batch.messages) {
         LEAT_TRY(Admit(input_.topic, message, &input_position_));
       }
@@ -179,6 +188,7 @@ class Rebuild {
   const std::function<void(uint64_t)>& progress_;
   std::vector<events::Event> decision_;  // read, and not whole yet
   uint64_t applied_ = 0;                 // offset behind the newest cause; 0: there was none
+  std::optional<eventstore::LogCursor> cursor_;  // of what is checked
   InputPosition input_position_;
   std::unique_ptr<bus::Subscription> input_subscription_;
 };
@@ -189,6 +199,8 @@ Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* tra
                              uint32_t own_partition, const RunnerOptions& input,
                              const std::function<void(uint64_t)>& progress) {
   LEAT_TRY(shard->Abandon());
+  LEAT_ASSIGN(const bool rebuilding, shard->Rebuilding());
+  if (rebuilding) LEAT_TRY(RebuildFromLog(shard, evolver, input, 0, nullptr));
   LEAT_ASSIGN(const auto end, transport->End(own_topic, own_partition));
   // Where its last claim stood: what lies before that is in the log.
   LEAT_ASSIGN(InputPosition read, shard->Input(own_topic, own_partition));
@@ -202,16 +214,19 @@ Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* tra
   Ownership ownership;
   bool claimed = false;
   bus::MessageBatch batch;
-  const auto deadline = std::chrono::steady_clock::now() + kReadBackMax;
+  auto deadline = std::chrono::steady_clock::now() + kReadBackMax;  // of the next progress
   for (;;) {
     if (!claimed && read.next >= end.offset) {
       ownership.epoch = read.epoch + 1;
       LEAT_TRY(transport->PublishTo(own_topic, own_partition, {MakeClaim(shard->name(), ownership.epoch, instance)}));
       claimed = true;
+      deadline = std::chrono::steady_clock::now() + kReadBackMax;
     }
     LEAT_TRY(subscription->Poll({}, &batch));
-    if (claimed && batch.messages.empty() && std::chrono::steady_clock::now() > deadline) {
-      return Fail(ErrorClass::kUnavailable, "the claim of " + own_topic + " does not come back", "try again");
+    const auto now = std::chrono::steady_clock::now();
+    if (!batch.messages.empty()) deadline = now + kReadBackMax;
+    if (now > deadline) {
+      return Fail(ErrorClass::kUnavailable, own_topic + " cannot be read to its end, nothing comes", "try again");
     }
     for (const bus::Message& message : batch.messages) {
       const uint64_t position = read.next_position;

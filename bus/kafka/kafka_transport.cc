@@ -272,6 +272,7 @@ class KafkaTransport::Impl {
   const KafkaOptions options;
   LastError last_error;
   Owned<rd_kafka_t> control;  // a consumer that follows nothing: asks for metadata and offsets
+  bool answered = false;  // a broker was there when this was opened
   std::mutex mutex;
   std::shared_ptr<Producer> producer;                // guarded by mutex
   std::vector<std::shared_ptr<Consumer>> consumers;  // guarded by mutex
@@ -441,7 +442,10 @@ Status KafkaSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
 
 std::unexpected<Error> KafkaTransport::Impl::NoAnswer(const std::string& what,
                                                       rd_kafka_resp_err_t error) const {
-  const auto [cause, text] = last_error.Get(error);
+  const auto [newest, text] = last_error.Get(error);
+  // What once went wrong explains a call that got no answer; whether that may be tried again is for the call to say, once
+  // there was an answer.
+  const auto cause = answered ? error : newest;
   const auto servers = options.properties.find("bootstrap.servers");
   const std::string at = servers == options.properties.end() ? "" : " at " + servers->second;
   if (ClassOf(cause) == ErrorClass::kInvalid) {
@@ -655,6 +659,7 @@ Result<std::unique_ptr<KafkaTransport>> KafkaTransport::Open(const KafkaOptions&
   rd_kafka_poll(impl->control.get(), 0);  // brings the errors
   if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) return impl->NoAnswer("no broker answers", asked);
   rd_kafka_metadata_destroy(raw);
+  impl->answered = true;
   return std::unique_ptr<KafkaTransport>(new KafkaTransport(std::move(impl)));
 }
 
@@ -709,6 +714,10 @@ Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions, 
   if (!there) return std::unexpected(there.error());
   if (*there == partitions) {
     std::lock_guard lock(impl_->mutex);
+    const auto known = impl_->owners.find(topic);
+    if (known != impl_->owners.end() && known->second != owner) {
+      return Fail(ErrorClass::kConflict, "topic " + std::string(topic) + " belongs to " + known->second, "name another topic");
+    }
     if (!owner.empty()) impl_->owners[std::string(topic)] = owner;
     return {};
   }

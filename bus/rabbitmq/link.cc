@@ -69,17 +69,20 @@ Status Connection::Open(const RabbitMqOptions& options, int heartbeat_s) {
     return opened;
   }
   // Without these, a publish hangs inside send while the broker has an alarm, and a deleted queue is silent.
-  amqp_table_entry_t capability[2] = {};
+  amqp_table_entry_t capability[3] = {};
   capability[0].key = amqp_cstring_bytes("connection.blocked");
   capability[0].value.kind = AMQP_FIELD_KIND_BOOLEAN;
   capability[0].value.value.boolean = 1;
   capability[1].key = amqp_cstring_bytes("consumer_cancel_notify");
   capability[1].value.kind = AMQP_FIELD_KIND_BOOLEAN;
   capability[1].value.value.boolean = 1;
+  capability[2].key = amqp_cstring_bytes("authentication_failure_close");  // in words, not by hanging up
+  capability[2].value.kind = AMQP_FIELD_KIND_BOOLEAN;
+  capability[2].value.value.boolean = 1;
   amqp_table_entry_t property[2] = {};
   property[0].key = amqp_cstring_bytes("capabilities");
   property[0].value.kind = AMQP_FIELD_KIND_TABLE;
-  property[0].value.value.table = {2, capability};
+  property[0].value.value.table = {3, capability};
   property[1].key = amqp_cstring_bytes("connection_name");
   property[1].value.kind = AMQP_FIELD_KIND_UTF8;
   property[1].value.value.bytes = amqp_cstring_bytes("leat");
@@ -89,12 +92,8 @@ Status Connection::Open(const RabbitMqOptions& options, int heartbeat_s) {
                                                 options.password.c_str());
   auto status = Check(reply, At(options) + ": login");
   if (!status) {
-    const bool refused = reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION ||
-                         (reply.reply_type == AMQP_RESPONSE_LIBRARY_EXCEPTION &&
-                          reply.library_error == AMQP_STATUS_SOCKET_ERROR);
-    if (refused) {
-      status = Invalid(status.error().message,
-                       "check rabbitmq.username, rabbitmq.password and rabbitmq.vhost");
+    if (status.error().error_class == ErrorClass::kInvalid) {
+      status = Invalid(status.error().message, "check rabbitmq.username, rabbitmq.password and rabbitmq.vhost");
     }
     Close();
   }
@@ -141,7 +140,7 @@ Status Connection::Check(const amqp_rpc_reply_t& reply, const std::string& what)
       const bool passes = text.find("is down or inaccessible") != std::string::npos;
       const auto as = code == 404 && !passes ? ErrorClass::kNotFound
                       : code == 405          ? ErrorClass::kConflict
-                      : code == 406          ? ErrorClass::kInvalid
+                      : code == 403 || code == 406 || code == 530 ? ErrorClass::kInvalid
                                              : ErrorClass::kUnavailable;
       return Fail(as, "rabbitmq: " + what + ": " + std::to_string(code) + " " + text);
     }
@@ -189,16 +188,21 @@ Status Link::status() const {
 
 void Link::Run(const std::stop_token& stop) {
   auto pause = kPauseMin;
+  bool ever = false;  // it was connected
   std::mutex mutex;
   std::condition_variable_any stopped;
   while (!stop.stop_requested()) {
     Connection connection;
     auto status = [&]() -> Status {
       LEAT_TRY(connection.Open(options_, options_.heartbeat_s));
-      LEAT_TRY(OnConnected(&connection));
       {
         std::lock_guard lock(mutex_);
         posted_.clear();  // it was for the connection before
+      }
+      LEAT_TRY(OnConnected(&connection));
+      ever = true;
+      {
+        std::lock_guard lock(mutex_);
         connected_ = true;
       }
       changed_.notify_all();
@@ -207,6 +211,10 @@ void Link::Run(const std::stop_token& stop) {
       return Serve(stop, &connection);
     }();
     if (stop.stop_requested()) break;
+    if (!status && ever) {
+      // It was right once: whatever it is, it may pass.
+      status = Fail(ErrorClass::kUnavailable, status.error().message, status.error().remedy);
+    }
     if (!status) {
       core::LogInfo(kComponent, name_ + ": " + status.error().Text());
       OnLost(status.error());

@@ -31,12 +31,12 @@ constexpr std::string_view kMarkType = "leat.mark";
 constexpr amqp_channel_t kChannel = 1;
 constexpr uint16_t kPrefetch = 256;
 constexpr size_t kUnconfirmedMax = 4096;
-constexpr size_t kRoutingKeyBytesMax = 255;
+constexpr size_t kShortTextBytesMax = 255;  // of a routing key, and of a property
 // Attributes travel in one frame of 128 KiB.
 constexpr size_t kAttributesBytesMax = 100u << 10;
 constexpr auto kLockPause = std::chrono::milliseconds(20);
 // Behind the newest chunk nothing more comes for so long.
-constexpr auto kSettle = std::chrono::milliseconds(15);
+constexpr auto kSettle = std::chrono::milliseconds(30);
 
 amqp_bytes_t Bytes(std::string_view text) { return {text.size(), const_cast<char*>(text.data())}; }
 std::string_view View(const amqp_bytes_t& bytes) { return {static_cast<const char*>(bytes.bytes), bytes.len}; }
@@ -54,6 +54,20 @@ amqp_table_entry_t NumberEntry(std::string_view name, int64_t number) {
   entry.value.kind = AMQP_FIELD_KIND_I64;
   entry.value.value.i64 = number;
   return entry;
+}
+
+// What a topic "a.0" publishes would be bound to partition 0 of topic "a".
+Status CheckWords(std::string_view topic) {
+  for (size_t dot = topic.find('.'); dot != std::string_view::npos;) {
+    const size_t next = topic.find('.', dot + 1);
+    const std::string_view word = topic.substr(dot + 1, next == std::string_view::npos ? next : next - dot - 1);
+    if (!word.empty() && word.find_first_not_of("0123456789") == std::string_view::npos) {
+      return Invalid("topic " + std::string(topic) + ": its word \"" + std::string(word) + "\" is a number, as partitions are",
+                     "name it otherwise: RabbitMQ's routing keys are words between dots");
+    }
+    dot = next;
+  }
+  return {};
 }
 
 // A message with its memory.
@@ -220,7 +234,7 @@ class Sender final : public Link {
   Status OnServing(Connection* connection) override { return SendWaiting(connection); }
   void OnLost(const Error& error) override {
     // Nobody knows what became of these.
-    for (const auto& [tag, confirms] : open_) confirms->Done(std::unexpected(error));
+    for (const auto& [tag, sent] : open_) sent.confirms->Done(std::unexpected(error));
     open_.clear();
     std::vector<std::shared_ptr<Batch>> waiting;
     {
@@ -245,7 +259,7 @@ class Sender final : public Link {
       }
       LEAT_TRY(SendOne(connection, batch->items[batch->sent]));
       ++batch->sent;
-      open_.emplace(next_tag_++, batch->confirms);
+      open_.emplace(next_tag_++, Sent{batch->confirms, batch->items[batch->sent - 1].message_id, {}});
     }
   }
 
@@ -269,7 +283,7 @@ class Sender final : public Link {
       properties.headers = {static_cast<int>(headers.size()), headers.data()};
       properties.content_type =
           Bytes(event.datacontenttype.empty() ? events::kProtobufContentType : event.datacontenttype);
-      properties.type = Bytes(event.type.substr(0, kRoutingKeyBytesMax));
+      properties.type = Bytes(event.type.substr(0, kShortTextBytesMax));
       body = event.data;
     }
     const bool straight = !item.queue.empty();
@@ -295,9 +309,10 @@ class Sender final : public Link {
       }
       case AMQP_BASIC_RETURN_METHOD: {
         // It is confirmed all the same, after this.
-        LEAT_TRY(ReadMessage(connection, frame.channel));
-        if (!open_.empty()) {
-          returned_ = Fail(ErrorClass::kNotFound, "rabbitmq: no queue is bound for a message", "create its topic first");
+        LEAT_ASSIGN(const auto message, ReadMessage(connection, frame.channel));
+        for (auto& [tag, sent] : open_) {
+          if (sent.message_id != View(message->properties().message_id)) continue;
+          sent.verdict = Fail(ErrorClass::kNotFound, "rabbitmq: no queue is bound for a message", "create its topic first");
         }
         break;
       }
@@ -320,18 +335,23 @@ class Sender final : public Link {
     return SendWaiting(connection);
   }
 
-  void Confirmed(uint64_t tag, bool multiple, Status status) {
-    if (status && !returned_) status = std::exchange(returned_, Status());
+  void Confirmed(uint64_t tag, bool multiple, const Status& status) {
     const auto begin = multiple ? open_.begin() : open_.find(tag);
     const auto end = open_.upper_bound(tag);
-    for (auto one = begin; one != end; ++one) one->second->Done(status);
+    for (auto one = begin; one != end; ++one) {
+      one->second.confirms->Done(one->second.verdict ? status : one->second.verdict);
+    }
     open_.erase(begin, end);
   }
 
   // Of the thread alone.
   uint64_t next_tag_ = 1;
-  std::map<uint64_t, std::shared_ptr<Confirms>> open_;  // by delivery tag
-  Status returned_;                                     // the broker's verdict on the next that is confirmed
+  struct Sent {
+    std::shared_ptr<Confirms> confirms;
+    std::string message_id;
+    Status verdict;  // of the broker, before it confirms
+  };
+  std::map<uint64_t, Sent> open_;  // by delivery tag
   mutable std::mutex mutex_;
   std::vector<std::shared_ptr<Batch>> waiting_;  // guarded by mutex_
   std::string blocked_;                          // why, while it is; guarded by mutex_
@@ -357,8 +377,7 @@ class StreamSubscription final : public Subscription, public Link {
       seeking_ = true;
     }
     Post([this](Connection* connection) -> Status {
-      amqp_channel_close(connection->state(), channel_, AMQP_REPLY_SUCCESS);
-      LEAT_TRY(connection->Reply("closing a channel"));
+      LEAT_TRY(connection->Check(amqp_channel_close(connection->state(), channel_, AMQP_REPLY_SUCCESS), "closing a channel"));
       return Follow(connection);
     });
   }
@@ -491,13 +510,16 @@ class Tails final : public Link {
     std::unique_lock lock(mutex_);
     Tail& tail = Follow(lock, queue);
     const auto deadline = std::chrono::steady_clock::now() + options_.timeout;
-    const auto settled = [&] {
-      return tail.next > 0 && tail.seen >= tail.confirmed && std::chrono::steady_clock::now() >= tail.arrival + kSettle;
-    };
-    const auto first = std::chrono::steady_clock::now() + kFirstMessage;
-    while (!settled()) {
+    while (!tail.settled || tail.seen < tail.confirmed) {
       const auto now = std::chrono::steady_clock::now();
-      if (tail.following && tail.next == 0 && now > std::max(first, tail.followed_since + kFirstMessage)) return std::nullopt;
+      const bool catching_up = tail.following && !tail.settled && tail.next > 0;
+      // From now on every message moves it; only the first catch-up has to guess where the newest chunk ends.
+      if (catching_up && (now >= tail.arrival + kSettle || now >= tail.followed_since + kFirstMessage)) {
+        tail.settled = true;
+        continue;
+      }
+      if (tail.following && tail.next == 0 && now > tail.followed_since + kFirstMessage) return std::nullopt;
+      if (!tail.error && tail.error.error().error_class == ErrorClass::kNotFound) return std::unexpected(tail.error.error());
       if (now > deadline) {
         const auto why = tail.error;
         if (!why) return std::unexpected(why.error());
@@ -541,12 +563,14 @@ class Tails final : public Link {
   }
 
  private:
+  static constexpr amqp_channel_t kChannelsMax = 2000;  // a connection has 2,047
   static constexpr auto kFirstMessage = std::chrono::milliseconds(1000);
   struct Tail {
     amqp_channel_t channel = 0;
     bool following = false;
     std::chrono::steady_clock::time_point followed_since;
     Status error;
+    bool settled = false;    // it has caught up since it is followed
     uint64_t next = 0;       // offset of the stream behind the newest that came; 0: none yet
     uint64_t seen = 0;       // number of our newest that came
     uint64_t confirmed = 0;  // number of our newest that was confirmed since it is followed
@@ -557,16 +581,13 @@ class Tails final : public Link {
 
   // Waits until the stream is followed. The lock is held again when it returns.
   Tail& Follow(std::unique_lock<std::mutex>& lock, const std::string& queue) {
-    const auto [found, added] = tails_.try_emplace(queue);
-    Tail& tail = found->second;
-    if (added) {
-      tail.channel = static_cast<amqp_channel_t>(tails_.size());
-      by_channel_[tail.channel] = queue;
-      lock.unlock();
-      Post([this, queue](Connection* connection) { return FollowNow(connection, queue); });
-      lock.lock();
-    }
-    arrived_.wait_for(lock, options_.timeout, [&] { return tail.following; });
+    Tail& tail = tails_[queue];
+    if (tail.following) return tail;
+    tail.error = {};
+    lock.unlock();
+    Post([this, queue](Connection* connection) { return FollowNow(connection, queue); });
+    lock.lock();
+    arrived_.wait_for(lock, options_.timeout, [&] { return tail.following || !tail.error; });
     return tail;
   }
   Status FollowNow(Connection* connection, const std::string& queue) {
@@ -574,9 +595,15 @@ class Tails final : public Link {
     uint64_t next;
     {
       std::lock_guard lock(mutex_);
-      const Tail& tail = tails_.at(queue);
+      Tail& tail = tails_.at(queue);
       if (tail.following) return {};
-      channel = tail.channel;
+      if (next_channel_ > kChannelsMax) {
+        tail.error = Fail(ErrorClass::kExhausted, "rabbitmq: more than " + std::to_string(kChannelsMax) + " partitions are followed",
+                          "use fewer topics in one process");
+        return {};
+      }
+      tail.channel = channel = next_channel_++;
+      by_channel_[channel] = queue;
       next = tail.next;
     }
     auto status = connection->OpenChannel(channel);
@@ -584,17 +611,30 @@ class Tails final : public Link {
       status = Consume(connection, channel, queue,
                        next > 0 ? NumberEntry(kOffsetHeader, static_cast<int64_t>(next)) : TextEntry(kOffsetHeader, "last"));
     }
+    if (!status && status.error().error_class == ErrorClass::kNotFound) {
+      // The broker has closed the channel alone: the other streams go on.
+      amqp_channel_close_ok_t ok{};
+      LEAT_TRY(connection->Check(amqp_send_method(connection->state(), channel, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok),
+                                 "closing a channel"));
+    }
     std::lock_guard lock(mutex_);
     Tail& tail = tails_.at(queue);
     tail.following = status.has_value();
+    tail.settled = false;
     tail.followed_since = std::chrono::steady_clock::now();
     tail.error = status;
     tail.acknowledged = 0;
     arrived_.notify_all();
-    return status;
+    const bool missing = !status && status.error().error_class == ErrorClass::kNotFound;
+    return missing ? Status() : status;
   }
 
-  Status OnConnected(Connection*) override { return {}; }
+  Status OnConnected(Connection*) override {
+    std::lock_guard lock(mutex_);
+    next_channel_ = 1;
+    by_channel_.clear();
+    return {};
+  }
   Status OnServing(Connection* connection) override {
     std::vector<std::string> queues;
     {
@@ -607,12 +647,13 @@ class Tails final : public Link {
   void OnLost(const Error& error) override {
     std::lock_guard lock(mutex_);
     for (auto& [queue, tail] : tails_) {
-      tail.following = false;
+      tail.following = tail.settled = false;
       tail.error = std::unexpected(error);
     }
   }
   Status OnMethod(Connection* connection, const amqp_frame_t& frame) override {
     const auto& method = frame.payload.method;
+    if (method.id == AMQP_BASIC_CANCEL_METHOD) return Fail(ErrorClass::kUnavailable, "rabbitmq: a stream was deleted");
     if (method.id != AMQP_BASIC_DELIVER_METHOD) return {};
     const uint64_t tag = static_cast<const amqp_basic_deliver_t*>(method.decoded)->delivery_tag;
     LEAT_ASSIGN(const auto message, ReadMessage(connection, frame.channel));
@@ -645,6 +686,7 @@ class Tails final : public Link {
   std::condition_variable arrived_;
   std::map<std::string, Tail> tails_;                    // guarded by mutex_; never erased
   std::map<amqp_channel_t, std::string> by_channel_;     // guarded by mutex_
+  amqp_channel_t next_channel_ = 1;                      // guarded by mutex_
 };
 
 std::string NewInstance() {
@@ -710,8 +752,9 @@ Status RabbitMqTransport::Impl::Locked(const std::function<Status()>& work) {
   if (status) {
     amqp_queue_delete(admin.state(), kChannel, Bytes(lock), 0, 0);
     status = admin.Reply("unlocking " + lock);
-    if (status) amqp_channel_close(admin.state(), kChannel, AMQP_REPLY_SUCCESS);
-    if (status) status = admin.Reply("closing a channel");
+    if (status) {
+      status = admin.Check(amqp_channel_close(admin.state(), kChannel, AMQP_REPLY_SUCCESS), "closing a channel");
+    }
   }
   if (!status) admin.Close();  // with its lock
   return status;
@@ -788,6 +831,9 @@ Result<std::vector<events::Position>> RabbitMqTransport::Impl::Publish(std::stri
   LEAT_ASSIGN(const uint32_t count, Partitions(topic, to.value_or(0)));
   for (const auto& event : events) {
     LEAT_TRY(events::CheckLimits(event.view()));
+    if (event.view().datacontenttype.size() > kShortTextBytesMax) {
+      return Invalid("datacontenttype: is longer than " + std::to_string(kShortTextBytesMax) + " bytes", "AMQP takes no more");
+    }
     AttributeTexts texts;
     size_t bytes = 0;
     ForEachAttribute(event.view(), &texts, [&](std::string_view name, std::string_view text) {
@@ -807,7 +853,7 @@ Result<std::vector<events::Position>> RabbitMqTransport::Impl::Publish(std::stri
     positions.push_back({std::string(topic), partition, 0, 0});
     Sender::Item& item = items.emplace_back();
     item.key = std::string(topic) + "." + std::to_string(partition) + "." + std::string(event.view().type);
-    item.key.resize(std::min(item.key.size(), kRoutingKeyBytesMax));
+    item.key.resize(std::min(item.key.size(), kShortTextBytesMax));
     numbers.push_back(next_number++);
     item.message_id = instance + std::to_string(numbers.back());
     item.event = &event.view();
@@ -855,14 +901,15 @@ Features RabbitMqTransport::features() const {
 Status RabbitMqTransport::CreateTopic(std::string_view topic, uint32_t partitions, std::string_view owner) {
   LEAT_TRY(events::CheckTopicName(topic));
   if (partitions == 0) return Invalid("topic " + std::string(topic) + ": 0 partitions", "at least 1");
+  LEAT_TRY(CheckWords(topic));
   const auto check = [&]() -> Result<bool> {  // whether it is there
     const auto known = impl_->Known(topic);
     if (!known && known.error().error_class == ErrorClass::kNotFound) return false;
     LEAT_TRY(known);
-    if (known->partitions == partitions) return true;
+    if (known->partitions == partitions && known->owner == owner) return true;
     return Fail(ErrorClass::kConflict,
-                "topic " + std::string(topic) + " has " + std::to_string(known->partitions) + " partitions, not " +
-                    std::to_string(partitions),
+                "topic " + std::string(topic) + " has " + std::to_string(known->partitions) + " partitions" +
+                    (known->owner.empty() ? "" : " and belongs to " + known->owner) + ", not " + std::to_string(partitions),
                 "configure as many, or use another topic: keys do not move between partitions");
   };
   LEAT_ASSIGN(bool there, check());

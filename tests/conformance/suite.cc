@@ -388,14 +388,14 @@ void ThousandTopics(Case& c) {
   constexpr int kTopics = 1000;
   const uint32_t most = c.transport().features().topics_max;
   const int topics = most == 0 ? kTopics : std::min<int>(kTopics, static_cast<int>(most));
-  for (int i = 0; i < topics; ++i) c.Topic("topic." + std::to_string(i));
+  for (int i = 0; i < topics; ++i) c.Topic("topic-" + std::to_string(i));
   for (int i = 0; i < topics; i += 10) {
-    c.Take(c.transport().Publish("topic." + std::to_string(i), {DataEvent(std::to_string(i))}));
+    c.Take(c.transport().Publish("topic-" + std::to_string(i), {DataEvent(std::to_string(i))}));
   }
   c.harness().Reopen();
   c.Expect(c.Take(c.transport().Topics()).size() >= static_cast<size_t>(topics), "all are listed");
   for (int i = 0; i < topics; ++i) {
-    const std::string topic = "topic." + std::to_string(i);
+    const std::string topic = "topic-" + std::to_string(i);
     c.Equal(c.Take(c.transport().End(topic, 0)).offset, i % 10 == 0 ? 1u : 0u, topic);
     if (i % 100 == 0) c.Expect(c.Read(topic, 0, 0, 1)[0].view().data == std::to_string(i), "its own");
   }

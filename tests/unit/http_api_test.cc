@@ -92,7 +92,8 @@ TEST_CASE("http api: a lookup is blocking when it may wait") {
   for (const std::string_view query : {"?after=x", "?at_position=x", "?at_block=5&after=x", "?%61fter=x"}) {
     CHECK(Api::IsBlocking("GET", "/api/balance/0x1" + std::string(query)));
   }
-  CHECK_FALSE(Api::IsBlocking("GET", "/health/ready"));
+  CHECK(Api::IsBlocking("GET", "/health/ready"));  // asks the transport
+  CHECK_FALSE(Api::IsBlocking("GET", "/health/live"));
   CHECK(Api::IsBlocking("GET", "/api/balance/0x1/statement"));
   CHECK(Api::IsBlocking("GET", "/api/balances"));
 }

@@ -853,10 +853,17 @@ TEST_CASE("what counts on a partition") {
   CHECK(verdict(owned(4, 3)) == Verdict::kCounts);
   CHECK(position.epoch == 4);
   CHECK(position.next_position == 4);
-  CHECK(test::ClassOf(admit(owned(4, 5))) == ErrorClass::kCorrupt);  // a gap
-  --offset;
-  CHECK(test::ClassOf(admit(owned(5, 4))) == ErrorClass::kCorrupt);  // nobody claimed that
-  CHECK(test::ClassOf(admit(owned(4, 4))) == ErrorClass::kCorrupt);  // an offset is missing
+  CHECK(verdict(owned(4, 5)) == Verdict::kPassedOver);  // comes again behind what it lacks
+  CHECK(verdict(owned(4, 4)) == Verdict::kCounts);
+  CHECK(verdict(owned(4, 5)) == Verdict::kCounts);
+  CHECK(verdict(owned(5, 6)) == Verdict::kRejected);  // nobody claimed that
+  events::EventView broken;
+  broken.type = events::kShardClaimed;
+  broken.data = "no claim";
+  CHECK(verdict(events::Event(broken)) == Verdict::kRejected);
+  CHECK(verdict(MakeClaim("s-0", UINT64_MAX, "x")) == Verdict::kRejected);
+  ++offset;
+  CHECK(test::ClassOf(admit(owned(4, 6))) == ErrorClass::kCorrupt);  // an offset is missing
   offset = 0;
   CHECK(verdict(owned(4, 4)) == Verdict::kPassedOver);  // a poll may begin before the place
 }
