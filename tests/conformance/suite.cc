@@ -580,10 +580,93 @@ void WaitsNoLongerThanAsked(Case& c) {
   c.Expect(took < kPatience, "neither waited for its timeout");
 }
 
+// Traffic while the broker goes away and comes back: whoever tries again loses nothing, and order stays.
+void BrokerAway(Case& c, const std::string& topic, const std::function<void(test::Broker*)>& disturb) {
+  c.Topic(topic);
+  constexpr uint64_t kAfterwards = 100;
+  std::atomic<uint64_t> acknowledged{0};
+  std::atomic<bool> stop{false};
+  std::atomic<bool> published{false};  // the publisher has ended
+  std::atomic<int> wrong_errors{0};
+  const auto good = [&](const auto& result) {
+    if (!result && !result.error().Retryable()) {
+      std::printf("%s\n", result.error().Text().c_str());
+      ++wrong_errors;
+    }
+    return result.has_value();
+  };
+  std::vector<uint64_t> seen;
+  {
+    std::jthread publisher([&] {
+      for (uint64_t i = 0; !stop; ++i) {
+        while (!good(c.transport().Publish(topic, {DataEvent(Number(i))}))) {
+          std::this_thread::sleep_for(kNothing);
+          if (wrong_errors > 0) return;
+        }
+        acknowledged = i + 1;
+      }
+      published = true;
+    });
+    std::jthread reader([&] {
+      auto subscription = c.transport().Subscribe(topic, 0, 0);
+      if (!good(subscription)) {
+        ++wrong_errors;
+        return;
+      }
+      MessageBatch batch;
+      const auto deadline = std::chrono::steady_clock::now() + 3 * kPatience;
+      while (std::chrono::steady_clock::now() < deadline && wrong_errors == 0) {
+        if (published && seen.size() >= acknowledged) return;
+        if (!good((*subscription)->Poll({}, &batch))) continue;
+        for (const Message& message : batch.messages) {
+          const uint64_t number = std::stoull(std::string(message.event.data));
+          // What was published again after a lost confirm comes twice.
+          if (number == seen.size()) seen.push_back(number);
+          if (number > seen.size()) ++wrong_errors;
+        }
+      }
+    });
+    while (acknowledged < kAfterwards && wrong_errors == 0) std::this_thread::sleep_for(kNothing);
+    disturb(c.harness().broker());
+    const uint64_t then = acknowledged;
+    const auto deadline = std::chrono::steady_clock::now() + 2 * kPatience;
+    while (acknowledged < then + kAfterwards && wrong_errors == 0 && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::sleep_for(kNothing);
+    }
+    c.Expect(acknowledged >= then + kAfterwards, "it goes on when the broker is back");
+    stop = true;
+  }
+  c.Equal(wrong_errors.load(), 0, "only errors that may be retried, and nothing out of order");
+  c.Expect(seen.size() >= acknowledged, "everything that was acknowledged is there");
+}
+
+void BrokerStopped(Case& c) {
+  BrokerAway(c, "stopped", [](test::Broker* broker) {
+    broker->Run("stop");
+    broker->Run("start");
+  });
+}
+void BrokerKilled(Case& c) {
+  BrokerAway(c, "killed", [](test::Broker* broker) {
+    broker->Run("kill");
+    broker->Run("start");
+  });
+}
+void BrokerPaused(Case& c) {
+  // For longer than every timeout.
+  constexpr auto kPause = std::chrono::seconds(12);
+  BrokerAway(c, "paused", [&](test::Broker* broker) {
+    broker->Signal(SIGSTOP);
+    std::this_thread::sleep_for(kPause);
+    broker->Signal(SIGCONT);
+  });
+}
+
 struct NamedCase {
   const char* name;
   void (*run)(Case&);
   bool bus::Features::*needs = nullptr;
+  bool needs_broker = false;
 };
 
 constexpr NamedCase kCases[] = {
@@ -600,19 +683,26 @@ constexpr NamedCase kCases[] = {
     {"publish to a partition", PublishToAPartition},
     {"live tail", LiveTail},
     {"waits no longer than asked", WaitsNoLongerThanAsked},
+    {"broker stopped in mid-traffic", BrokerStopped, nullptr, true},
+    {"broker killed in mid-traffic", BrokerKilled, nullptr, true},
+    {"broker paused in mid-traffic", BrokerPaused, nullptr, true},
 };
 
 }  // namespace
 
 void RunSuite(const TransportUnderTest& transport,
               const std::function<void(const CaseResult&)>& on_result) {
+  const char* const wanted = std::getenv("LEAT_CASE");
   for (const NamedCase& named : kCases) {
+    if (wanted != nullptr && std::string_view(named.name).find(wanted) == std::string_view::npos) continue;
     CaseResult result;
     result.name = named.name;
     const auto harness = transport.make();
     INFO(transport.name, ": ", std::string(named.name));
     if (named.needs != nullptr && !(harness->transport().features().*named.needs)) {
       result.skipped = "not among its features";
+    } else if (named.needs_broker && harness->broker() == nullptr) {
+      result.skipped = "it has no broker";
     } else {
       Case one(harness.get(), &result.assertions);
       const auto begun = std::chrono::steady_clock::now();

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bus/bus.h"
+#include "tests/support/broker.h"
 
 namespace leat::conformance {
 
@@ -20,6 +21,8 @@ class Harness {
   virtual bus::Transport& transport() = 0;
   // Closes the transport and opens it again on the same storage; subscriptions are gone by then.
   virtual void Reopen() = 0;
+  // What the transport talks to; null where there is nothing.
+  virtual test::Broker* broker() { return nullptr; }
 };
 
 struct TransportUnderTest {
@@ -36,7 +39,7 @@ struct CaseResult {
   std::string skipped;  // why, where `Features` says that the transport cannot do it
 };
 
-// Runs every case, each on a harness of its own, and tells how it ended.
+// Runs every case, each on a harness of its own, and tells how it ended. LEAT_CASE=text runs those alone whose name has it.
 void RunSuite(const TransportUnderTest& transport,
               const std::function<void(const CaseResult&)>& on_result);
 

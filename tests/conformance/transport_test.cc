@@ -34,9 +34,12 @@ class EmbeddedHarness final : public Harness {
 class KafkaHarness final : public Harness {
  public:
   KafkaHarness() {
-    static test::Broker broker("kafka", 19292);
     static int harnesses = 0;
-    options_.properties["bootstrap.servers"] = broker.address();
+    options_.properties["bootstrap.servers"] = broker()->address();
+    // Short, so that a broker may be away for longer than all of them.
+    options_.properties["message.timeout.ms"] = "4000";
+    options_.properties["socket.timeout.ms"] = "3000";
+    options_.timeout = std::chrono::milliseconds(5000);
     options_.topic_prefix = "case" + std::to_string(++harnesses) + ".";
     Reopen();
   }
@@ -44,6 +47,10 @@ class KafkaHarness final : public Harness {
   void Reopen() override {
     transport_.reset();
     transport_ = test::Must(bus::KafkaTransport::Open(options_));
+  }
+  test::Broker* broker() override {
+    static test::Broker broker("kafka", 19292);
+    return &broker;
   }
 
  private:
@@ -55,9 +62,11 @@ class KafkaHarness final : public Harness {
 class RabbitMqHarness final : public Harness {
  public:
   RabbitMqHarness() {
-    static test::Broker broker("rabbitmq", 19772);
     static int harnesses = 0;
-    options_.port = static_cast<uint16_t>(broker.port());
+    options_.port = static_cast<uint16_t>(broker()->port());
+    options_.heartbeat_s = 2;
+    options_.timeout = std::chrono::milliseconds(5000);
+    options_.confirm_timeout = std::chrono::milliseconds(4000);
     options_.exchange = "case" + std::to_string(++harnesses);
     Reopen();
   }
@@ -65,6 +74,10 @@ class RabbitMqHarness final : public Harness {
   void Reopen() override {
     transport_.reset();
     transport_ = test::Must(bus::RabbitMqTransport::Open(options_));
+  }
+  test::Broker* broker() override {
+    static test::Broker broker("rabbitmq", 19772);
+    return &broker;
   }
 
  private:
@@ -108,6 +121,7 @@ TEST_CASE("every transport passes the suite") {
       std::fflush(stdout);
     });
   }
+  if (std::getenv("LEAT_CASE") != nullptr) return;  // some of them were asked for
   const auto required = RequiredCases();
   CHECK_FALSE(required.empty());
   for (const std::string& line : required) {

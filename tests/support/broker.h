@@ -1,9 +1,11 @@
 // A broker of this test, started and stopped by the project's own scripts.
 #pragma once
 
+#include <signal.h>
 #include <stdlib.h>
 
 #include <cstdlib>
+#include <fstream>
 #include <string>
 
 #include "tests/support/test_support.h"
@@ -23,6 +25,13 @@ class Broker {
   // start, stop, kill.
   void Run(const std::string& verb) {
     if (Try(verb) != 0) FAIL("deploy/", script_, " ", verb, " failed");
+  }
+  // Freezes it, and lets it go on: SIGSTOP, SIGCONT.
+  void Signal(int signal) {
+    pid_t pid = 0;
+    std::ifstream(folder_.Sub(script_) + "/" + script_ + ".pid") >> pid;
+    REQUIRE(pid > 1);
+    REQUIRE(kill(pid, signal) == 0);
   }
 
  private:
