@@ -29,12 +29,16 @@ Result<std::string> TransportOf(const eventstore::DataFolder& folder, const std:
   const bool used = std::filesystem::exists(folder.Sub("shards"));
   if (known.empty() && used) known = kEmbedded;
   if (!known.empty() && !wanted.empty() && known != wanted) {
-    return Fail(ErrorClass::kConflict, "this data folder is of transport " + known + ", not " + wanted,
+    return Fail(ErrorClass::kConflict,
+                "this data folder is of transport " + known + ", not " + wanted,
                 "use another data folder for another transport");
   }
-  const std::string name = !known.empty() ? known : wanted.empty() ? std::string(kEmbedded) : wanted;
+  const std::string name = !known.empty()   ? known
+                           : wanted.empty() ? std::string(kEmbedded)
+                                            : wanted;
   if (name != kEmbedded && name != kKafka && name != kRabbitMq) {
-    return Invalid("transport: there is no \"" + name.substr(0, 32) + "\"", "use embedded, kafka or rabbitmq");
+    return Invalid("transport: there is no \"" + name.substr(0, 32) + "\"",
+                   "use embedded, kafka or rabbitmq");
   }
   if (std::filesystem::exists(path)) return name;
   const std::string temporary = path + ".tmp";
@@ -63,7 +67,8 @@ Result<bus::KafkaOptions> KafkaOptionsOf(const std::map<std::string, std::string
       const bool for_ever = name == kRetention && value == "-1";
       auto number = core::ParseUint64(value);
       if (!for_ever && (!number || *number == 0 || *number > INT32_MAX)) {
-        return Invalid(name + ": \"" + value.substr(0, 32) + "\" is out of range", "write a number");
+        return Invalid(name + ": \"" + value.substr(0, 32) + "\" is out of range",
+                       "write a number");
       }
       if (name == kReplication) options.replication = static_cast<int>(*number);
       if (name == kRetention && !for_ever) options.retention_ms = static_cast<int64_t>(*number);
@@ -81,7 +86,8 @@ const std::pair<std::string_view, std::string bus::RabbitMqOptions::*> kRabbitMq
     {"rabbitmq.tls_ca_file", &bus::RabbitMqOptions::tls_ca_file},
     {"rabbitmq.tls_certificate_file", &bus::RabbitMqOptions::tls_certificate_file},
     {"rabbitmq.tls_key_file", &bus::RabbitMqOptions::tls_key_file},
-    {kTopicPrefix, &bus::RabbitMqOptions::exchange},  // the exchange stands before the names of all its queues
+    {kTopicPrefix,
+     &bus::RabbitMqOptions::exchange},  // the exchange stands before the names of all its queues
 };
 constexpr std::string_view kRabbitMqPort = "rabbitmq.port";
 constexpr std::string_view kRabbitMqHeartbeat = "rabbitmq.heartbeat_s";
@@ -97,13 +103,15 @@ Result<bus::RabbitMqOptions> RabbitMqOptionsOf(const std::map<std::string, std::
     if (name == kRabbitMqPort || name == kRabbitMqHeartbeat) {
       const auto number = core::ParseUint64(value);
       if (!number || *number == 0 || *number > UINT16_MAX) {
-        return Invalid(name + ": \"" + value.substr(0, 32) + "\" is out of range", "write a number from 1 to 65535");
+        return Invalid(name + ": \"" + value.substr(0, 32) + "\" is out of range",
+                       "write a number from 1 to 65535");
       }
       if (name == kRabbitMqPort) options.port = static_cast<uint16_t>(*number);
       if (name == kRabbitMqHeartbeat) options.heartbeat_s = static_cast<int>(*number);
     }
     if (name == kRabbitMqTls) {
-      if (value != "true" && value != "false") return Invalid(name + ": is neither true nor false", "write one of them");
+      if (value != "true" && value != "false")
+        return Invalid(name + ": is neither true nor false", "write one of them");
       options.tls = value == "true";
     }
   }
@@ -116,10 +124,12 @@ Status CheckSetting(const std::string& name) {
   const bool of_kafka = name.starts_with(kKafkaPrefix) && name.size() > kKafkaPrefix.size();
   const bool of_rabbitmq = std::any_of(std::begin(kRabbitMqTexts), std::end(kRabbitMqTexts),
                                        [&](const auto& one) { return one.first == name; }) ||
-                           name == kRabbitMqPort || name == kRabbitMqHeartbeat || name == kRabbitMqTls;
+                           name == kRabbitMqPort || name == kRabbitMqHeartbeat ||
+                           name == kRabbitMqTls;
   if (of_kafka || of_rabbitmq || name == kReplication || name == kRetention) return {};
-  return Invalid("\"" + name.substr(0, 64) + "\" is not a setting",
-                 "see docs/transports.md: kafka.<librdkafka property>, rabbitmq.<name>, topics.<name>");
+  return Invalid(
+      "\"" + name.substr(0, 64) + "\" is not a setting",
+      "see docs/transports.md: kafka.<librdkafka property>, rabbitmq.<name>, topics.<name>");
 }
 
 Status Node::OpenTransport() {
@@ -149,14 +159,16 @@ Status Node::OpenFeed() {
   const std::string topic(ingest::kChainBlocksTopic);
   if (!relayed_) return embedded_->Mount(topic, 0, "ingest", ingest_shard_->log());
   LEAT_TRY(transport_->CreateTopic(topic, 1, "ingest"));
-  LEAT_ASSIGN(const auto ownership, runtime::ClaimTopic(ingest_shard_.get(), &feed_->evolver(), transport_.get(), topic,
-                                                        0, {}, nullptr));
-  feed_relay_ = std::make_unique<runtime::Relay>(ingest_shard_.get(), transport_.get(), topic, 0, ownership);
+  LEAT_ASSIGN(const auto ownership, runtime::ClaimTopic(ingest_shard_.get(), &feed_->evolver(),
+                                                        transport_.get(), topic, 0, {}, nullptr));
+  feed_relay_ =
+      std::make_unique<runtime::Relay>(ingest_shard_.get(), transport_.get(), topic, 0, ownership);
   return feed_relay_->Start();
 }
 
 bool Node::WaitBlocksPublished(std::chrono::milliseconds timeout) const {
-  return feed_relay_ == nullptr || feed_relay_->status().WaitApplied(ingest_shard_->log()->size(), timeout);
+  return feed_relay_ == nullptr ||
+         feed_relay_->status().WaitApplied(ingest_shard_->log()->size(), timeout);
 }
 
 Result<std::unique_ptr<Node>> Node::Open(const NodeOptions& options) {
@@ -172,13 +184,13 @@ Result<std::unique_ptr<Node>> Node::Open(const NodeOptions& options) {
   ledger.relayed = node->relayed_;
   LEAT_ASSIGN(node->ledger_, ledger::Service::Open(ledger, node->transport_.get()));
   if (!node->relayed_) {
-    LEAT_TRY(node->embedded_->Mount(ledger::kLedgerEntriesTopic, 0, "ledger", &node->ledger_->log()));
+    LEAT_TRY(
+        node->embedded_->Mount(ledger::kLedgerEntriesTopic, 0, "ledger", &node->ledger_->log()));
   }
 
-  LEAT_ASSIGN(node->balances_,
-              balances::Service::Open(sub("shards/balances-0"),
-                                      std::string(ledger::kLedgerEntriesTopic),
-                                      node->transport_.get()));
+  LEAT_ASSIGN(node->balances_, balances::Service::Open(sub("shards/balances-0"),
+                                                       std::string(ledger::kLedgerEntriesTopic),
+                                                       node->transport_.get()));
   LEAT_TRY(node->ledger_->Start());
   LEAT_TRY(node->balances_->Start());
   return node;
@@ -216,7 +228,9 @@ gateway::Services Node::services() {
   services.default_chain = options_.default_chain;
   if (relayed_) {
     services.feed_error = [this] { return feed_relay_->status().error(); };
-    services.blocks_published = [this](std::chrono::milliseconds timeout) { return WaitBlocksPublished(timeout); };
+    services.blocks_published = [this](std::chrono::milliseconds timeout) {
+      return WaitBlocksPublished(timeout);
+    };
   }
   if (embedded_ != nullptr) services.logs.emplace_back("bus", &embedded_->shared_log());
   services.logs.emplace_back(std::string(ingest::kChainBlocksTopic), ingest_shard_->log());

@@ -24,9 +24,10 @@ namespace leat::apps {
 
 // How events travel, as the user sets it.
 struct TransportOptions {
-  std::string name;  // "embedded", "kafka" or "rabbitmq"; empty: what the data folder was made with, else embedded
-  // Of the transports, as CheckSetting knows them: "kafka.<librdkafka property>", "rabbitmq.host", "topics.prefix", ... Secrets
-  // may be among them.
+  std::string name;  // "embedded", "kafka" or "rabbitmq"; empty: what the data folder was made
+                     // with, else embedded
+  // Of the transports, as CheckSetting knows them: "kafka.<librdkafka property>", "rabbitmq.host",
+  // "topics.prefix", ... Secrets may be among them.
   std::map<std::string, std::string> settings;
 };
 // Errors: kInvalid for a setting that no transport has.
@@ -36,21 +37,21 @@ struct NodeOptions {
   std::string data;
   std::string default_chain = "eip155:1";
   TransportOptions transport;
-  // On the embedded transport, shards' logs are the topics themselves; false: they are relayed to topics of their own, as
-  // they are on brokers.
+  // On the embedded transport, shards' logs are the topics themselves; false: they are relayed to
+  // topics of their own, as they are on brokers.
   bool mount_logs = true;
 };
 
 // Thread-safe once opened.
 class Node {
  public:
-  // Locks the folder, opens every part and starts it. Errors: kConflict (the folder is in use), kUnsupported (newer
-  // format), kCorrupt, kExhausted.
+  // Locks the folder, opens every part and starts it. Errors: kConflict (the folder is in use),
+  // kUnsupported (newer format), kCorrupt, kExhausted.
   static Result<std::unique_ptr<Node>> Open(const NodeOptions& options);
   ~Node();
 
-  // Waits until every projection reflects all that was published. `progress` gets events applied and events known; its
-  // total grows while deciders are at work. Errors: what stopped a part.
+  // Waits until every projection reflects all that was published. `progress` gets events applied
+  // and events known; its total grows while deciders are at work. Errors: what stopped a part.
   Status CatchUp(const std::function<void(uint64_t done, uint64_t total)>& progress);
   // For the routes; without an admin token.
   gateway::Services services();

@@ -27,9 +27,10 @@ bool Number(std::string_view text, T* out) {
 
 bool ParseCause(std::string_view text, events::Cause* cause) {
   std::string_view partition, offset, n;
-  return Cut(&text, '/', &cause->topic) && Cut(&text, '@', &partition) && Cut(&text, '#', &offset) &&
-         Cut(&text, '/', &n) && !cause->topic.empty() && Number(partition, &cause->partition) &&
-         Number(offset, &cause->offset) && Number(n, &cause->n) && Number(text, &cause->m);
+  return Cut(&text, '/', &cause->topic) && Cut(&text, '@', &partition) &&
+         Cut(&text, '#', &offset) && Cut(&text, '/', &n) && !cause->topic.empty() &&
+         Number(partition, &cause->partition) && Number(offset, &cause->offset) &&
+         Number(n, &cause->n) && Number(text, &cause->m);
 }
 
 }  // namespace
@@ -51,7 +52,8 @@ void WriteAttributeTexts(const events::EventView& event, AttributeTexts* texts) 
 
 Status TakeAttribute(std::string_view name, std::string_view text, events::EventView* event) {
   const auto wrong = [&](std::string remedy) {
-    return Invalid(std::string(name) + ": \"" + std::string(text.substr(0, 64)) + "\" is wrong", std::move(remedy));
+    return Invalid(std::string(name) + ": \"" + std::string(text.substr(0, 64)) + "\" is wrong",
+                   std::move(remedy));
   };
   if (name == "type") {
     event->type = text;

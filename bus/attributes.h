@@ -1,6 +1,7 @@
-// CloudEvents attributes as pairs of name and text: what the bindings of brokers put into a message's headers, behind a
-// prefix of their own. Beside the standard ones: partitionkey, streamversion and position (decimal), correlationid, causationid,
-// traceparent, and cause as "<topic>/<partition>@<offset>#<n>/<m>".
+// CloudEvents attributes as pairs of name and text: what the bindings of brokers put into a
+// message's headers, behind a prefix of their own. Beside the standard ones: partitionkey,
+// streamversion and position (decimal), correlationid, causationid, traceparent, and cause as
+// "<topic>/<partition>@<offset>#<n>/<m>".
 #pragma once
 
 #include <string>
@@ -14,7 +15,8 @@ namespace leat::bus {
 inline constexpr std::string_view kSpecVersion = "1.0";
 inline constexpr std::string_view kStructuredContentType = "application/cloudevents+json";
 
-// What must be kept while the texts of an event are used: those that are not in the event as they are written.
+// What must be kept while the texts of an event are used: those that are not in the event as they
+// are written.
 struct AttributeTexts {
   std::string id;
   std::string time;
@@ -23,15 +25,17 @@ struct AttributeTexts {
   std::string cause;
 };
 
-// Calls visit(name, text) for every attribute that is there, specversion first; not for datacontenttype, which the bindings
-// keep in a place of its own. The texts live as long as the event and `texts` do.
+// Calls visit(name, text) for every attribute that is there, specversion first; not for
+// datacontenttype, which the bindings keep in a place of its own. The texts live as long as the
+// event and `texts` do.
 template <typename Visit>
 void ForEachAttribute(const events::EventView& event, AttributeTexts* texts, Visit&& visit);
 
-// Sets the attribute in `event`; a name that is not known becomes an extension. The text must outlive the event.
-// Errors: kInvalid, naming the attribute.
+// Sets the attribute in `event`; a name that is not known becomes an extension. The text must
+// outlive the event. Errors: kInvalid, naming the attribute.
 Status TakeAttribute(std::string_view name, std::string_view text, events::EventView* event);
-// To be called behind the last attribute. Errors: kInvalid: another specversion, no type, or a limit of the envelope.
+// To be called behind the last attribute. Errors: kInvalid: another specversion, no type, or a
+// limit of the envelope.
 Status FinishAttributes(bool has_spec_version, events::EventView* event);
 
 // ---- implementation

@@ -24,7 +24,8 @@ std::string Printable(std::string_view text) {
   return out;
 }
 
-std::unexpected<Error> Gap(std::string_view topic, std::string_view what, uint64_t expected, uint64_t got) {
+std::unexpected<Error> Gap(std::string_view topic, std::string_view what, uint64_t expected,
+                           uint64_t got) {
   return Fail(ErrorClass::kCorrupt,
               std::string(topic) + " has a gap: expected " + std::string(what) + " " +
                   std::to_string(expected) + ", got " + std::to_string(got),
@@ -36,7 +37,8 @@ std::unexpected<Error> Gap(std::string_view topic, std::string_view what, uint64
 std::string OwnedSource(std::string_view shard, uint32_t incarnation, uint64_t epoch) {
   char hex[9];
   const auto end = std::to_chars(hex, hex + sizeof hex, incarnation, 16).ptr;
-  return std::string(kSourcePrefix) + std::string(shard) + "/" + std::string(hex, end) + "/" + std::to_string(epoch);
+  return std::string(kSourcePrefix) + std::string(shard) + "/" + std::string(hex, end) + "/" +
+         std::to_string(epoch);
 }
 
 uint64_t EpochOf(std::string_view source) {
@@ -69,14 +71,15 @@ events::Event MakeClaim(std::string_view shard, uint64_t epoch, std::string_view
 
 Result<Claim> ReadClaim(const events::EventView& event) {
   v1::ShardClaimed claim;
-  if (!claim.ParseFromArray(event.data.data(), static_cast<int>(event.data.size())) || claim.epoch() == 0 ||
-      claim.epoch() > kEpochMax) {
+  if (!claim.ParseFromArray(event.data.data(), static_cast<int>(event.data.size())) ||
+      claim.epoch() == 0 || claim.epoch() > kEpochMax) {
     return Fail(ErrorClass::kCorrupt, "a claim of a partition cannot be read");
   }
   return Claim{claim.epoch(), claim.instance()};
 }
 
-Result<Admission> Admit(std::string_view topic, const bus::Message& message, InputPosition* position) {
+Result<Admission> Admit(std::string_view topic, const bus::Message& message,
+                        InputPosition* position) {
   const auto pass = [] { return Admission{Verdict::kPassedOver, {}}; };
   if (message.offset < position->next) return pass();  // a poll may begin before it
   if (message.offset > position->next) return Gap(topic, "offset", position->next, message.offset);
@@ -104,12 +107,15 @@ Result<Admission> Admit(std::string_view topic, const bus::Message& message, Inp
   }
   ++position->next;
   if (epoch > position->epoch) {
-    return Admission{Verdict::kRejected, "nobody has claimed epoch " + std::to_string(epoch) + " of the partition"};
+    return Admission{Verdict::kRejected,
+                     "nobody has claimed epoch " + std::to_string(epoch) + " of the partition"};
   }
   if (epoch == position->epoch && *event.position > position->next_position) {
-    // Of one publish a part was lost and what came after it was not: its owner sees that, and publishes all from there again.
-    core::LogWarning(topic, "offset " + std::to_string(message.offset) + ": position " + std::to_string(*event.position) +
-                                " comes before " + std::to_string(position->next_position));
+    // Of one publish a part was lost and what came after it was not: its owner sees that, and
+    // publishes all from there again.
+    core::LogWarning(topic, "offset " + std::to_string(message.offset) + ": position " +
+                                std::to_string(*event.position) + " comes before " +
+                                std::to_string(position->next_position));
     return pass();
   }
   if (epoch < position->epoch || *event.position < position->next_position) return pass();
@@ -117,8 +123,8 @@ Result<Admission> Admit(std::string_view topic, const bus::Message& message, Inp
   return Admission{};
 }
 
-Status SendToDeadLetters(bus::Transport* transport, const std::string& topic, uint32_t partition, const bus::Message& message,
-                         const std::string& problem) {
+Status SendToDeadLetters(bus::Transport* transport, const std::string& topic, uint32_t partition,
+                         const bus::Message& message, const std::string& problem) {
   v1::DeadLettered letter;
   letter.set_topic(topic);
   letter.set_partition(partition);
@@ -134,7 +140,8 @@ Status SendToDeadLetters(bus::Transport* transport, const std::string& topic, ui
   letter.set_data_bytes(from.data.size());
   const std::string data = letter.SerializeAsString();
   // The same one again after a crash has the same id.
-  const std::string id = topic + "/" + std::to_string(partition) + "@" + std::to_string(message.offset);
+  const std::string id =
+      topic + "/" + std::to_string(partition) + "@" + std::to_string(message.offset);
   events::EventView view;
   view.type = events::kDeadLettered;
   view.id = id;
@@ -143,7 +150,8 @@ Status SendToDeadLetters(bus::Transport* transport, const std::string& topic, ui
   view.time_us = core::SystemClock().NowUs();
   view.data = data;
   const std::string dead = topic + std::string(kDeadLettersSuffix);
-  core::LogWarning(topic, "offset " + std::to_string(message.offset) + " goes to " + dead + ": " + problem);
+  core::LogWarning(
+      topic, "offset " + std::to_string(message.offset) + " goes to " + dead + ": " + problem);
   LEAT_TRY(transport->CreateTopic(dead, 1));
   LEAT_TRY(transport->PublishTo(dead, 0, {events::Event(view)}));
   return {};

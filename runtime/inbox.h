@@ -1,5 +1,6 @@
-// What of a partition counts. A partition that a shard writes holds claims of ownership, what owners wrote who had lost it,
-// and what a relay published twice: whoever reads it passes these over by the same rules.
+// What of a partition counts. A partition that a shard writes holds claims of ownership, what
+// owners wrote who had lost it, and what a relay published twice: whoever reads it passes these
+// over by the same rules.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,8 @@ Result<Claim> ReadClaim(const events::EventView& event);
 // What becomes of a message.
 enum class Verdict : uint8_t {
   kCounts,
-  kPassedOver,  // it belongs there, and does not count: a claim, a repetition, what an owner wrote who had lost the partition
+  kPassedOver,  // it belongs there, and does not count: a claim, a repetition, what an owner wrote
+                // who had lost the partition
   kRejected,    // it does not belong there: for the dead letters
 };
 struct Admission {
@@ -39,17 +41,20 @@ struct Admission {
 
 // Moves `position` behind the message, and tells whether it counts:
 // - a claim does not, but from a higher epoch than before on only that epoch's events do;
-// - an event of an owner (an epoch in its source, and a position) counts when it is of the newest epoch and the next one of its
-//   log: a lower epoch is what an owner wrote who had lost the partition, a lower position is a repetition, and a higher one
-//   comes again behind what it lacks;
-// - any other event counts while nobody has claimed the partition, and is rejected from then on; so is what is no event.
-// Errors: kCorrupt for a gap of offsets.
-Result<Admission> Admit(std::string_view topic, const bus::Message& message, InputPosition* position);
+// - an event of an owner (an epoch in its source, and a position) counts when it is of the newest
+// epoch and the next one of its
+//   log: a lower epoch is what an owner wrote who had lost the partition, a lower position is a
+//   repetition, and a higher one comes again behind what it lacks;
+// - any other event counts while nobody has claimed the partition, and is rejected from then on; so
+// is what is no event. Errors: kCorrupt for a gap of offsets.
+Result<Admission> Admit(std::string_view topic, const bus::Message& message,
+                        InputPosition* position);
 
 inline constexpr std::string_view kDeadLettersSuffix = ".dead";
-// Publishes what was rejected, with its original bytes, as runtime.dead_lettered.v1 to topic "<topic>.dead"; returns once that
-// is durable. The same message twice after a crash has the same id.
-Status SendToDeadLetters(bus::Transport* transport, const std::string& topic, uint32_t partition, const bus::Message& message,
-                         const std::string& problem);
+// Publishes what was rejected, with its original bytes, as runtime.dead_lettered.v1 to topic
+// "<topic>.dead"; returns once that is durable. The same message twice after a crash has the same
+// id.
+Status SendToDeadLetters(bus::Transport* transport, const std::string& topic, uint32_t partition,
+                         const bus::Message& message, const std::string& problem);
 
 }  // namespace leat::runtime

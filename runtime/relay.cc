@@ -22,11 +22,13 @@ constexpr auto kReadBackMax = std::chrono::seconds(30);
 // A name that nobody else has.
 std::string NewInstance() {
   static std::atomic<uint64_t> count{0};
-  return std::to_string(core::SystemClock().NowUs()) + "-" + std::to_string(getpid()) + "-" + std::to_string(count++);
+  return std::to_string(core::SystemClock().NowUs()) + "-" + std::to_string(getpid()) + "-" +
+         std::to_string(count++);
 }
 
 // The one event at an offset of a topic.
-Result<events::Event> ReadOne(bus::Subscriber* transport, const RunnerOptions& from, uint64_t offset) {
+Result<events::Event> ReadOne(bus::Subscriber* transport, const RunnerOptions& from,
+                              uint64_t offset) {
   LEAT_ASSIGN(auto subscription, transport->Subscribe(from.topic, from.partition, offset));
   bus::PollLimits one;
   one.messages_max = 1;
@@ -34,7 +36,8 @@ Result<events::Event> ReadOne(bus::Subscriber* transport, const RunnerOptions& f
   bus::MessageBatch batch;
   LEAT_TRY(subscription->Poll(one, &batch));
   if (batch.messages.empty() || batch.messages.front().offset != offset) {
-    return Fail(ErrorClass::kNotFound, from.topic + " no longer has offset " + std::to_string(offset));
+    return Fail(ErrorClass::kNotFound,
+                from.topic + " no longer has offset " + std::to_string(offset));
   }
   return events::Event(batch.messages.front().event);
 }
@@ -62,14 +65,20 @@ class Rebuild {
  public:
   Rebuild(Shard* shard, Evolver* evolver, bus::Subscriber* transport, const RunnerOptions& input,
           const std::function<void(uint64_t)>& progress)
-      : shard_(shard), log_(shard->log()), evolver_(evolver), transport_(transport), input_(input), progress_(progress) {}
+      : shard_(shard),
+        log_(shard->log()),
+        evolver_(evolver),
+        transport_(transport),
+        input_(input),
+        progress_(progress) {}
 
   // `position` of the event in the log of its owners.
   Status Take(const std::string& topic, const events::EventView& event, uint64_t position) {
     if (position < log_->size()) return CheckSame(topic, event, position);
     const auto& cause = event.cause;
     if (!Follows(decision_, cause)) {
-      return Fail(ErrorClass::kCorrupt, topic + " breaks off a decision at position " + std::to_string(position),
+      return Fail(ErrorClass::kCorrupt,
+                  topic + " breaks off a decision at position " + std::to_string(position),
                   "restore the topic from a backup");
     }
     decision_.emplace_back(event);
@@ -93,7 +102,8 @@ class Rebuild {
   }
 
  private:
-  // The end of a log whose owner died before it was published is not there; what is there must be the same.
+  // The end of a log whose owner died before it was published is not there; what is there must be
+  // the same.
   Status CheckSame(const std::string& topic, const events::EventView& event, uint64_t position) {
     if (!cursor_) cursor_ = log_->Read(position);
     if (cursor_->position() != position) cursor_->Seek(position);
@@ -106,7 +116,8 @@ class Rebuild {
       return {};
     }
     return Fail(ErrorClass::kConflict,
-                shard_->name() + ": its log has another event than " + topic + " at position " + std::to_string(position),
+                shard_->name() + ": its log has another event than " + topic + " at position " +
+                    std::to_string(position),
                 "another owner went on from an earlier state: delete the folder " + shard_->path() +
                     ", it is rebuilt from the topic");
   }
@@ -124,16 +135,17 @@ class Rebuild {
     for (size_t i = 0; same && i < decision_.size(); ++i) {
       const Decision::Entry& entry = decision.entries()[i];
       const events::EventView& view = decision_[i].view();
-      same = entry.type == view.type && entry.stream == view.subject && entry.key == view.partitionkey &&
-             entry.time_us == view.time_us && (entry.id.empty() || entry.id == view.id) && entry.data == view.data;
+      same = entry.type == view.type && entry.stream == view.subject &&
+             entry.key == view.partitionkey && entry.time_us == view.time_us &&
+             (entry.id.empty() || entry.id == view.id) && entry.data == view.data;
       events::EventView derived;
       derived.cause = view.cause;
       if (entry.id.empty() && !view.id.empty()) same &= view.id == events::EventId(derived);
     }
     if (!same) {
       return Fail(ErrorClass::kConflict,
-                  shard_->name() + ": the decision on " + input_.topic + "@" + std::to_string(cause.offset) +
-                      " differs from what was published of it",
+                  shard_->name() + ": the decision on " + input_.topic + "@" +
+                      std::to_string(cause.offset) + " differs from what was published of it",
                   "run the version of leat that published it");
     }
     const events::Cause own{input_.topic, input_.partition, cause.offset, 0, 0};
@@ -164,13 +176,15 @@ class Rebuild {
     auto deadline = std::chrono::steady_clock::now() + kReadBackMax;
     while (input_position_.next < applied_) {
       bus::PollLimits limits;
-      limits.messages_max = std::min<uint64_t>(limits.messages_max, applied_ - input_position_.next);
+      limits.messages_max =
+          std::min<uint64_t>(limits.messages_max, applied_ - input_position_.next);
       LEAT_TRY(input_subscription_->Poll(limits, &batch));
       const auto now = std::chrono::steady_clock::now();
       if (!batch.messages.empty()) deadline = now + kReadBackMax;
       if (now > deadline) {
         return Fail(ErrorClass::kConflict,
-                    input_.topic + " ends before offset " + std::to_string(applied_) + ", of which decisions were published",
+                    input_.topic + " ends before offset " + std::to_string(applied_) +
+                        ", of which decisions were published",
                     "restore the topic from a backup");
       }
       for (const bus::Message& message : batch.messages) {
@@ -195,8 +209,9 @@ class Rebuild {
 
 }  // namespace
 
-Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* transport, const std::string& own_topic,
-                             uint32_t own_partition, const RunnerOptions& input,
+Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* transport,
+                             const std::string& own_topic, uint32_t own_partition,
+                             const RunnerOptions& input,
                              const std::function<void(uint64_t)>& progress) {
   LEAT_TRY(shard->Abandon());
   LEAT_ASSIGN(const bool rebuilding, shard->Rebuilding());
@@ -204,7 +219,8 @@ Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* tra
   LEAT_ASSIGN(const auto end, transport->End(own_topic, own_partition));
   // Where its last claim stood: what lies before that is in the log.
   LEAT_ASSIGN(InputPosition read, shard->Input(own_topic, own_partition));
-  if (read.next > end.offset || (read.incarnation != 0 && end.incarnation != 0 && read.incarnation != end.incarnation)) {
+  if (read.next > end.offset ||
+      (read.incarnation != 0 && end.incarnation != 0 && read.incarnation != end.incarnation)) {
     read = {};
   }
   read.incarnation = end.incarnation;
@@ -218,7 +234,8 @@ Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* tra
   for (;;) {
     if (!claimed && read.next >= end.offset) {
       ownership.epoch = read.epoch + 1;
-      LEAT_TRY(transport->PublishTo(own_topic, own_partition, {MakeClaim(shard->name(), ownership.epoch, instance)}));
+      LEAT_TRY(transport->PublishTo(own_topic, own_partition,
+                                    {MakeClaim(shard->name(), ownership.epoch, instance)}));
       claimed = true;
       deadline = std::chrono::steady_clock::now() + kReadBackMax;
     }
@@ -226,17 +243,20 @@ Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* tra
     const auto now = std::chrono::steady_clock::now();
     if (!batch.messages.empty()) deadline = now + kReadBackMax;
     if (now > deadline) {
-      return Fail(ErrorClass::kUnavailable, own_topic + " cannot be read to its end, nothing comes", "try again");
+      return Fail(ErrorClass::kUnavailable, own_topic + " cannot be read to its end, nothing comes",
+                  "try again");
     }
     for (const bus::Message& message : batch.messages) {
       const uint64_t position = read.next_position;
-      const bool is_claim = message.event.type == events::kShardClaimed && message.offset == read.next;
+      const bool is_claim =
+          message.event.type == events::kShardClaimed && message.offset == read.next;
       const uint64_t epoch_before = read.epoch;
       LEAT_ASSIGN(const Admission admission, Admit(own_topic, message, &read));
       if (admission.counts()) LEAT_TRY(rebuild.Take(own_topic, message.event, position));
       if (!is_claim || !claimed) continue;
       LEAT_ASSIGN(const Claim claim, ReadClaim(message.event));
-      if (claim.instance == instance && read.epoch == ownership.epoch && epoch_before < ownership.epoch) {
+      if (claim.instance == instance && read.epoch == ownership.epoch &&
+          epoch_before < ownership.epoch) {
         LEAT_TRY(rebuild.Finish());
         shard->SetInput(own_topic, own_partition, read);
         LEAT_TRY(shard->Commit(true));
@@ -244,15 +264,22 @@ Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* tra
         return ownership;
       }
       if (read.epoch >= ownership.epoch) {
-        return Fail(ErrorClass::kConflict, "another owner claims " + own_topic + " at the same time", "try again");
+        return Fail(ErrorClass::kConflict,
+                    "another owner claims " + own_topic + " at the same time", "try again");
       }
     }
   }
 }
 
-Relay::Relay(const Shard* shard, bus::Transport* transport, std::string topic, uint32_t partition, Ownership ownership)
-    : shard_(shard), transport_(transport), topic_(std::move(topic)), partition_(partition), epoch_(ownership.epoch),
-      source_(OwnedSource(shard->name(), shard->log()->incarnation(), ownership.epoch)), read_(ownership.read),
+Relay::Relay(const Shard* shard, bus::Transport* transport, std::string topic, uint32_t partition,
+             Ownership ownership)
+    : shard_(shard),
+      transport_(transport),
+      topic_(std::move(topic)),
+      partition_(partition),
+      epoch_(ownership.epoch),
+      source_(OwnedSource(shard->name(), shard->log()->incarnation(), ownership.epoch)),
+      read_(ownership.read),
       published_(ownership.read.next_position) {}
 
 Relay::~Relay() = default;
@@ -279,15 +306,18 @@ Status Relay::Run(std::stop_token stop) {
     const bool more = log.WaitFor(published_, behind ? std::chrono::milliseconds(0) : kIdle);
     const auto step = [&]() -> Status {
       if (more) LEAT_TRY(PublishNext(&cursor));
-      return ReadBack(subscription.get(), std::chrono::milliseconds(behind && !more ? kIdle : kIdle * 0));
+      return ReadBack(subscription.get(),
+                      std::chrono::milliseconds(behind && !more ? kIdle : kIdle * 0));
     };
     const uint64_t before = read_.next_position;
     auto status = step();
     if (!status && status.error().Retryable()) {
-      // What came of it is for the topic to tell: whatever is not there is published again, what is there twice counts once.
+      // What came of it is for the topic to tell: whatever is not there is published again, what is
+      // there twice counts once.
       const auto reread = [&]() -> Status {
         LEAT_ASSIGN(const auto end, transport_->End(topic_, partition_));
-        while (read_.next < end.offset && !stop.stop_requested()) LEAT_TRY(ReadBack(subscription.get(), kIdle));
+        while (read_.next < end.offset && !stop.stop_requested())
+          LEAT_TRY(ReadBack(subscription.get(), kIdle));
         published_ = read_.next_position;
         return {};
       };
@@ -337,8 +367,8 @@ Status Relay::ReadBack(bus::Subscription* subscription, std::chrono::millisecond
     LEAT_TRY(Admit(topic_, message, &read_));
     if (read_.epoch != epoch_) {
       return Fail(ErrorClass::kConflict,
-                  "another owner has taken over partition " + std::to_string(partition_) + " of " + topic_ + " with epoch " +
-                      std::to_string(read_.epoch),
+                  "another owner has taken over partition " + std::to_string(partition_) + " of " +
+                      topic_ + " with epoch " + std::to_string(read_.epoch),
                   "nothing is lost: it goes on from what is in the topic");
     }
   }

@@ -1,9 +1,11 @@
-// Publishing to Kafka and reading from it, beside a bare loop on librdkafka with the same settings in the same run.
+// Publishing to Kafka and reading from it, beside a bare loop on librdkafka with the same settings
+// in the same run.
 //
 // usage: bench_kafka [BOOTSTRAP=127.0.0.1:19092] [EVENTS=2000000]     (deploy/kafka start)
 //
-// Events carry 200 bytes of data; the bare messages have as many bytes of payload and nothing else: the difference is what an
-// event's attributes cost. Each is measured three times in turns, and the medians are compared.
+// Events carry 200 bytes of data; the bare messages have as many bytes of payload and nothing else:
+// the difference is what an event's attributes cost. Each is measured three times in turns, and the
+// medians are compared.
 #include <librdkafka/rdkafka.h>
 
 #include <algorithm>
@@ -22,12 +24,14 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr size_t kDataBytes = 200;
-constexpr size_t kBatch = 500;         // messages of one call, bare
+constexpr size_t kBatch = 500;           // messages of one call, bare
 constexpr size_t kPublishEvents = 5000;  // events of one Publish
 constexpr int kPublishers = 2;
 constexpr int kRounds = 3;
 
-double Seconds(Clock::time_point begun) { return std::chrono::duration<double>(Clock::now() - begun).count(); }
+double Seconds(Clock::time_point begun) {
+  return std::chrono::duration<double>(Clock::now() - begun).count();
+}
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
@@ -39,22 +43,30 @@ void OnReport(rd_kafka_t*, const rd_kafka_message_t* message, void*) {
   ++confirmed;
 }
 
-double Bare(const std::string& servers, const std::string& topic, uint64_t events, const std::string& data) {
+double Bare(const std::string& servers, const std::string& topic, uint64_t events,
+            const std::string& data) {
   char error[512];
   rd_kafka_conf_t* conf = rd_kafka_conf_new();
   const std::pair<const char*, std::string> settings[] = {
-      {"bootstrap.servers", servers},       {"enable.idempotence", "true"},          {"acks", "all"},
-      {"compression.codec", "lz4"},         {"linger.ms", "0"},                      {"queue.buffering.max.messages", "1000000"},
-      {"queue.buffering.max.kbytes", "262144"}, {"socket.nagle.disable", "true"}};
+      {"bootstrap.servers", servers},
+      {"enable.idempotence", "true"},
+      {"acks", "all"},
+      {"compression.codec", "lz4"},
+      {"linger.ms", "0"},
+      {"queue.buffering.max.messages", "1000000"},
+      {"queue.buffering.max.kbytes", "262144"},
+      {"socket.nagle.disable", "true"}};
   for (const auto& [name, value] : settings) {
-    if (rd_kafka_conf_set(conf, name, value.c_str(), error, sizeof error) != RD_KAFKA_CONF_OK) std::abort();
+    if (rd_kafka_conf_set(conf, name, value.c_str(), error, sizeof error) != RD_KAFKA_CONF_OK)
+      std::abort();
   }
   rd_kafka_conf_set_dr_msg_cb(conf, OnReport);
   rd_kafka_t* producer = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, sizeof error);
   rd_kafka_topic_t* handle = rd_kafka_topic_new(producer, topic.c_str(), nullptr);
   // The first message of an idempotent producer waits for its id.
   confirmed = 0;
-  rd_kafka_produce(handle, 0, RD_KAFKA_MSG_F_COPY, const_cast<char*>(data.data()), data.size(), nullptr, 0, nullptr);
+  rd_kafka_produce(handle, 0, RD_KAFKA_MSG_F_COPY, const_cast<char*>(data.data()), data.size(),
+                   nullptr, 0, nullptr);
   while (confirmed < 1) rd_kafka_poll(producer, 10);
   confirmed = 0;
   const auto begun = Clock::now();
@@ -71,7 +83,8 @@ double Bare(const std::string& servers, const std::string& topic, uint64_t event
     const int count = static_cast<int>(std::min<uint64_t>(kBatch, events - sent));
     int done = 0;
     while (done < count) {
-      done += rd_kafka_produce_batch(handle, 0, RD_KAFKA_MSG_F_COPY, batch.data() + done, count - done);
+      done +=
+          rd_kafka_produce_batch(handle, 0, RD_KAFKA_MSG_F_COPY, batch.data() + done, count - done);
       if (done < count) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     sent += static_cast<uint64_t>(count);
@@ -83,7 +96,8 @@ double Bare(const std::string& servers, const std::string& topic, uint64_t event
   return static_cast<double>(events) / took;
 }
 
-double Ours(leat::bus::KafkaTransport* transport, const std::string& topic, uint64_t events, const std::string& data) {
+double Ours(leat::bus::KafkaTransport* transport, const std::string& topic, uint64_t events,
+            const std::string& data) {
   leat::events::EventView view;
   view.type = "bench.happened.v1";
   view.id = "0190163d-8694-739b-aea5-966c26f8ad91";
@@ -114,7 +128,8 @@ double Ours(leat::bus::KafkaTransport* transport, const std::string& topic, uint
   return static_cast<double>(events / kPublishEvents * kPublishEvents) / Seconds(begun);
 }
 
-double Read(leat::bus::KafkaTransport* transport, const std::string& topic, uint64_t events, std::chrono::nanoseconds work) {
+double Read(leat::bus::KafkaTransport* transport, const std::string& topic, uint64_t events,
+            std::chrono::nanoseconds work) {
   auto subscription = transport->Subscribe(topic, 0, 0);
   if (!subscription) std::abort();
   leat::bus::MessageBatch batch;
@@ -150,7 +165,8 @@ int main(int argc, char** argv) {
   }
   // Bytes that compress as text of a business does, not as zeros.
   std::string data;
-  for (uint64_t i = 0; data.size() < kDataBytes; ++i) data += std::to_string(i * 2'654'435'761 % 100'003) + ",";
+  for (uint64_t i = 0; data.size() < kDataBytes; ++i)
+    data += std::to_string(i * 2'654'435'761 % 100'003) + ",";
   data.resize(kDataBytes);
 
   std::vector<double> bare, ours;
@@ -164,12 +180,15 @@ int main(int argc, char** argv) {
         ours.push_back(Ours(transport->get(), name, events, data));
       }
     }
-    std::printf("round %d: bare loop %.0f/s, publish %.0f/s\n", round + 1, bare.back(), ours.back());
+    std::printf("round %d: bare loop %.0f/s, publish %.0f/s\n", round + 1, bare.back(),
+                ours.back());
     std::fflush(stdout);
   }
-  std::printf("publish of %zu B events, reports awaited: %.0f/s, %.2f of rd_kafka_produce_batch (%.0f/s)\n", kDataBytes,
-              Median(ours), Median(ours) / Median(bare), Median(bare));
-  std::printf("read by offset: %.0f/s\n", Read(transport->get(), "ours0", events, std::chrono::nanoseconds(0)));
+  std::printf(
+      "publish of %zu B events, reports awaited: %.0f/s, %.2f of rd_kafka_produce_batch (%.0f/s)\n",
+      kDataBytes, Median(ours), Median(ours) / Median(bare), Median(bare));
+  std::printf("read by offset: %.0f/s\n",
+              Read(transport->get(), "ours0", events, std::chrono::nanoseconds(0)));
   const double slow = Read(transport->get(), "ours1", events, std::chrono::microseconds(3));
   std::printf("read with 3 us of work an event: %.0f/s, %.2f of 333,000/s\n", slow, slow / 333'333);
   return 0;

@@ -27,7 +27,8 @@ constexpr auto kRetryPause = std::chrono::milliseconds(2);
 constexpr auto kAskedAgain = std::chrono::milliseconds(50);
 constexpr size_t kErrorTextMax = 512;
 
-// What we set where the user sets nothing else. Lower-level than topics and offsets nothing here is ours.
+// What we set where the user sets nothing else. Lower-level than topics and offsets nothing here is
+// ours.
 const std::pair<const char*, const char*> kCommonDefaults[] = {
     {"client.id", "leat"},
     {"socket.keepalive.enable", "true"},
@@ -42,8 +43,8 @@ const std::pair<const char*, const char*> kProducerDefaults[] = {
     {"enable.idempotence", "true"},
     {"acks", "all"},
     {"compression.codec", "lz4"},
-    // No lingering: while requests are under way, what is published meanwhile waits, and becomes the next batch. So batches
-    // grow with the load and a lone event does not wait.
+    // No lingering: while requests are under way, what is published meanwhile waits, and becomes
+    // the next batch. So batches grow with the load and a lone event does not wait.
     {"linger.ms", "0"},
     {"queue.buffering.max.messages", "1000000"},
     {"queue.buffering.max.kbytes", "262144"},
@@ -55,10 +56,12 @@ const std::pair<const char*, const char*> kConsumerDefaults[] = {
     {"allow.auto.create.topics", "false"},
     {"auto.offset.reset", "error"},
     {"fetch.message.max.bytes", "4194304"},
-    // A partition that is followed anew waits for the fetch under way, which for a quiet broker takes this long (half a second
-    // by default, and that was the time of every seek). A message ends the wait at once.
+    // A partition that is followed anew waits for the fetch under way, which for a quiet broker
+    // takes this long (half a second by default, and that was the time of every seek). A message
+    // ends the wait at once.
     {"fetch.wait.max.ms", "50"},
-    // A partition whose queue is full is not fetched for a whole second: it must hold more than a second's work.
+    // A partition whose queue is full is not fetched for a whole second: it must hold more than a
+    // second's work.
     {"queued.min.messages", "1000000"},
     {"queued.max.messages.kbytes", "524288"},
 };
@@ -71,8 +74,12 @@ struct KafkaDeleter {
   void operator()(rd_kafka_topic_conf_t* conf) const { rd_kafka_topic_conf_destroy(conf); }
   void operator()(rd_kafka_event_t* event) const { rd_kafka_event_destroy(event); }
   void operator()(rd_kafka_NewTopic_t* topic) const { rd_kafka_NewTopic_destroy(topic); }
-  void operator()(rd_kafka_AdminOptions_t* options) const { rd_kafka_AdminOptions_destroy(options); }
-  void operator()(const rd_kafka_metadata_t* metadata) const { rd_kafka_metadata_destroy(metadata); }
+  void operator()(rd_kafka_AdminOptions_t* options) const {
+    rd_kafka_AdminOptions_destroy(options);
+  }
+  void operator()(const rd_kafka_metadata_t* metadata) const {
+    rd_kafka_metadata_destroy(metadata);
+  }
 };
 template <typename T>
 using Owned = std::unique_ptr<T, KafkaDeleter>;
@@ -116,7 +123,7 @@ void OnLog(const rd_kafka_t*, int level, const char* facility, const char* text)
   // A consumer is told of properties for producers, and the other way round.
   if (std::string_view(facility) == "CONFWARN") level = kSyslogInfo + 1;
   // An unreachable broker is an error of the call that needed it; until then it is tried again.
-  const auto as = level < kSyslogError    ? core::LogLevel::kError
+  const auto as = level < kSyslogError      ? core::LogLevel::kError
                   : level <= kSyslogWarning ? core::LogLevel::kWarning
                   : level <= kSyslogInfo    ? core::LogLevel::kInfo
                                             : core::LogLevel::kDebug;
@@ -128,7 +135,8 @@ int OnStatistics(rd_kafka_t*, char* json, size_t size, void*) {
   return 0;
 }
 
-// The newest thing that was wrong with the cluster as a whole, for the errors of calls that time out. Thread-safe.
+// The newest thing that was wrong with the cluster as a whole, for the errors of calls that time
+// out. Thread-safe.
 class LastError {
  public:
   void Set(rd_kafka_resp_err_t error, std::string_view text) {
@@ -198,7 +206,9 @@ class Producer {
     thread_.join();
   }
   rd_kafka_t* handle() const { return handle_.get(); }
-  bool failed() const { return rd_kafka_fatal_error(handle_.get(), nullptr, 0) != RD_KAFKA_RESP_ERR_NO_ERROR; }
+  bool failed() const {
+    return rd_kafka_fatal_error(handle_.get(), nullptr, 0) != RD_KAFKA_RESP_ERR_NO_ERROR;
+  }
 
  private:
   Owned<rd_kafka_t> handle_;
@@ -211,7 +221,8 @@ struct Consumer {
   std::set<std::pair<std::string, uint32_t>> followed;  // guarded by the transport's mutex
 };
 
-// The event in a message, by the CloudEvents Kafka binding. Views into the message, or into `structured`.
+// The event in a message, by the CloudEvents Kafka binding. Views into the message, or into
+// `structured`.
 Status ReadEvent(const rd_kafka_message_t& message, events::EventView* event,
                  std::vector<events::Event>* structured) {
   event->data = {static_cast<const char*>(message.payload), message.len};
@@ -247,7 +258,8 @@ Status ReadEvent(const rd_kafka_message_t& message, events::EventView* event,
   }
   // The key stands for the attribute where it is not what we take without one.
   const std::string_view key(static_cast<const char*>(message.key), message.key_len);
-  if (event->partitionkey.empty() && key != event->subject && key != event->id) event->partitionkey = key;
+  if (event->partitionkey.empty() && key != event->subject && key != event->id)
+    event->partitionkey = key;
   return FinishAttributes(has_spec_version, event);
 }
 
@@ -257,11 +269,14 @@ class KafkaTransport::Impl {
  public:
   explicit Impl(KafkaOptions given) : options(std::move(given)) {}
 
-  std::string Named(std::string_view topic) const { return options.topic_prefix + std::string(topic); }
+  std::string Named(std::string_view topic) const {
+    return options.topic_prefix + std::string(topic);
+  }
   Result<Owned<rd_kafka_t>> Make(rd_kafka_type_t type);
   Result<std::shared_ptr<Producer>> MakeProducer();
   Result<std::shared_ptr<Consumer>> ConsumerFor(const std::string& topic, uint32_t partition);
-  void Release(const std::shared_ptr<Consumer>& consumer, const std::string& topic, uint32_t partition);
+  void Release(const std::shared_ptr<Consumer>& consumer, const std::string& topic,
+               uint32_t partition);
   Result<uint32_t> PartitionsOnCluster(std::string_view topic);
   Result<uint32_t> Partitions(std::string_view topic);
   Status CheckPartition(std::string_view topic, uint32_t partition);
@@ -272,12 +287,14 @@ class KafkaTransport::Impl {
   const KafkaOptions options;
   LastError last_error;
   Owned<rd_kafka_t> control;  // a consumer that follows nothing: asks for metadata and offsets
-  bool answered = false;  // a broker was there when this was opened
+  bool answered = false;      // a broker was there when this was opened
   std::mutex mutex;
   std::shared_ptr<Producer> producer;                // guarded by mutex
   std::vector<std::shared_ptr<Consumer>> consumers;  // guarded by mutex
-  std::map<std::string, uint32_t, std::less<>> partitions;  // of topics that were asked for; guarded by mutex
-  std::map<std::string, std::string, std::less<>> owners;   // as this process created them; guarded by mutex
+  std::map<std::string, uint32_t, std::less<>>
+      partitions;  // of topics that were asked for; guarded by mutex
+  std::map<std::string, std::string, std::less<>>
+      owners;  // as this process created them; guarded by mutex
 };
 
 namespace {
@@ -288,8 +305,13 @@ class KafkaSubscription final : public Subscription {
   KafkaSubscription(rd_kafka_t* consumer, Owned<rd_kafka_topic_t> topic, std::string name,
                     uint32_t partition, uint64_t offset, Owned<rd_kafka_queue_t> queue,
                     std::function<void()> release)
-      : consumer_(consumer), topic_(std::move(topic)), name_(std::move(name)), partition_(partition), next_(offset),
-        queue_(std::move(queue)), release_(std::move(release)) {}
+      : consumer_(consumer),
+        topic_(std::move(topic)),
+        name_(std::move(name)),
+        partition_(partition),
+        next_(offset),
+        queue_(std::move(queue)),
+        release_(std::move(release)) {}
   ~KafkaSubscription() override {
     Halt();
     topic_.reset();
@@ -381,16 +403,18 @@ Status KafkaSubscription::OnError(rd_kafka_resp_err_t error, std::string_view te
 
 Status KafkaSubscription::Fetch(const PollLimits& limits) {
   auto fetched = std::make_shared<Fetched>();
-  // The batch call waits until it is full or the time is over, so the first message is waited for alone.
-  rd_kafka_message_t* const first = rd_kafka_consume_queue(queue_.get(), Milliseconds(limits.timeout));
+  // The batch call waits until it is full or the time is over, so the first message is waited for
+  // alone.
+  rd_kafka_message_t* const first =
+      rd_kafka_consume_queue(queue_.get(), Milliseconds(limits.timeout));
   if (first == nullptr) return {};
   auto& messages = fetched->messages;
   messages.push_back(first);
   messages.resize(limits.messages_max);
-  const ssize_t more =
-      limits.messages_max == 1
-          ? 0
-          : rd_kafka_consume_batch_queue(queue_.get(), 0, messages.data() + 1, limits.messages_max - 1);
+  const ssize_t more = limits.messages_max == 1
+                           ? 0
+                           : rd_kafka_consume_batch_queue(queue_.get(), 0, messages.data() + 1,
+                                                          limits.messages_max - 1);
   messages.resize(1 + static_cast<size_t>(std::max<ssize_t>(more, 0)));
   Status status;
   std::erase_if(messages, [&](rd_kafka_message_t* message) {
@@ -412,7 +436,8 @@ Status KafkaSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
     LEAT_TRY(Run());
     LEAT_TRY(Fetch(limits));
     if (!running_) {
-      constexpr std::chrono::milliseconds kPause(20);  // behind the end: nothing tells when it comes
+      constexpr std::chrono::milliseconds kPause(
+          20);  // behind the end: nothing tells when it comes
       std::this_thread::sleep_for(std::min(limits.timeout, kPause));
     }
     if (fetched_ == nullptr) return {};
@@ -443,14 +468,15 @@ Status KafkaSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
 std::unexpected<Error> KafkaTransport::Impl::NoAnswer(const std::string& what,
                                                       rd_kafka_resp_err_t error) const {
   const auto [newest, text] = last_error.Get(error);
-  // What once went wrong explains a call that got no answer; whether that may be tried again is for the call to say, once
-  // there was an answer.
+  // What once went wrong explains a call that got no answer; whether that may be tried again is for
+  // the call to say, once there was an answer.
   const auto cause = answered ? error : newest;
   const auto servers = options.properties.find("bootstrap.servers");
   const std::string at = servers == options.properties.end() ? "" : " at " + servers->second;
   if (ClassOf(cause) == ErrorClass::kInvalid) {
     return Invalid("kafka" + at + ": " + what + ": " + text,
-                   "check kafka.security.protocol, kafka.sasl.mechanism, kafka.sasl.username and kafka.sasl.password");
+                   "check kafka.security.protocol, kafka.sasl.mechanism, kafka.sasl.username and "
+                   "kafka.sasl.password");
   }
   return Fail(ClassOf(cause), "kafka" + at + ": " + what + ": " + text,
               "start a broker there (deploy/kafka start), or set kafka.bootstrap.servers");
@@ -483,7 +509,8 @@ Result<Owned<rd_kafka_t>> KafkaTransport::Impl::Make(rd_kafka_type_t type) {
   rd_kafka_conf_set_stats_cb(conf.get(), OnStatistics);
   rd_kafka_conf_set_opaque(conf.get(), &last_error);
   Owned<rd_kafka_t> handle(rd_kafka_new(type, conf.get(), text, sizeof text));
-  if (handle == nullptr) return Invalid(std::string("kafka: ") + text, "check the properties kafka.*");
+  if (handle == nullptr)
+    return Invalid(std::string("kafka: ") + text, "check the properties kafka.*");
   (void)conf.release();  // the handle has taken it
   return handle;
 }
@@ -514,8 +541,8 @@ Result<std::shared_ptr<Consumer>> KafkaTransport::Impl::ConsumerFor(const std::s
   return made;
 }
 
-void KafkaTransport::Impl::Release(const std::shared_ptr<Consumer>& consumer, const std::string& topic,
-                                   uint32_t partition) {
+void KafkaTransport::Impl::Release(const std::shared_ptr<Consumer>& consumer,
+                                   const std::string& topic, uint32_t partition) {
   std::lock_guard lock(mutex);
   consumer->followed.erase({topic, partition});
 }
@@ -525,19 +552,22 @@ Result<uint32_t> KafkaTransport::Impl::PartitionsOnCluster(std::string_view topi
   const Owned<rd_kafka_topic_t> handle(rd_kafka_topic_new(control.get(), name.c_str(), nullptr));
   if (handle == nullptr) return Broken("topic " + name, rd_kafka_last_error());
   const rd_kafka_metadata_t* raw = nullptr;
-  const auto asked = rd_kafka_metadata(control.get(), 0, handle.get(), &raw, Milliseconds(options.timeout));
+  const auto asked =
+      rd_kafka_metadata(control.get(), 0, handle.get(), &raw, Milliseconds(options.timeout));
   if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) return NoAnswer("asking for topic " + name, asked);
   const Owned<const rd_kafka_metadata_t> metadata(raw);
   if (metadata->topic_cnt != 1) return Broken("topic " + name, RD_KAFKA_RESP_ERR__BAD_MSG);
   const auto& found = metadata->topics[0];
   if (found.err != RD_KAFKA_RESP_ERR_NO_ERROR) {
     if (ClassOf(found.err) == ErrorClass::kNotFound) {
-      return Fail(ErrorClass::kNotFound, "there is no topic " + std::string(topic), "create it first");
+      return Fail(ErrorClass::kNotFound, "there is no topic " + std::string(topic),
+                  "create it first");
     }
     return Broken("topic " + name, found.err);
   }
   for (int i = 0; i < found.partition_cnt; ++i) {
-    if (found.partitions[i].leader < 0) return Broken("topic " + name, RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE);
+    if (found.partitions[i].leader < 0)
+      return Broken("topic " + name, RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE);
   }
   std::lock_guard lock(mutex);
   return partitions[std::string(topic)] = static_cast<uint32_t>(found.partition_cnt);
@@ -556,8 +586,9 @@ Result<uint32_t> KafkaTransport::Impl::Partitions(std::string_view topic) {
 Status KafkaTransport::Impl::CheckPartition(std::string_view topic, uint32_t partition) {
   LEAT_ASSIGN(const uint32_t count, Partitions(topic));
   if (partition < count) return {};
-  return Fail(ErrorClass::kNotFound, "topic " + std::string(topic) + " has no partition " + std::to_string(partition) +
-                                         ", only " + std::to_string(count));
+  return Fail(ErrorClass::kNotFound, "topic " + std::string(topic) + " has no partition " +
+                                         std::to_string(partition) + ", only " +
+                                         std::to_string(count));
 }
 
 Result<std::vector<events::Position>> KafkaTransport::Impl::Publish(
@@ -566,7 +597,8 @@ Result<std::vector<events::Position>> KafkaTransport::Impl::Publish(
   if (to) LEAT_TRY(CheckPartition(topic, *to));
   for (const auto& event : events) LEAT_TRY(events::CheckLimits(event.view()));
   LEAT_ASSIGN(const auto through, MakeProducer());
-  const Owned<rd_kafka_topic_t> handle(rd_kafka_topic_new(through->handle(), Named(topic).c_str(), nullptr));
+  const Owned<rd_kafka_topic_t> handle(
+      rd_kafka_topic_new(through->handle(), Named(topic).c_str(), nullptr));
   if (handle == nullptr) return Broken("topic " + std::string(topic), rd_kafka_last_error());
 
   Reports reports;
@@ -604,7 +636,8 @@ Result<std::vector<events::Position>> KafkaTransport::Impl::Publish(
     parts[2].u.mem = {const_cast<char*>(key.data()), key.size()};
     // Not copied: the event is there until all reports are.
     parts[3].vtype = RD_KAFKA_VTYPE_VALUE;
-    parts[3].u.mem = {const_cast<char*>(event.data.empty() ? "" : event.data.data()), event.data.size()};
+    parts[3].u.mem = {const_cast<char*>(event.data.empty() ? "" : event.data.data()),
+                      event.data.size()};
     parts[4].vtype = RD_KAFKA_VTYPE_MSGFLAGS;
     parts[4].u.i = 0;
     parts[5].vtype = RD_KAFKA_VTYPE_OPAQUE;
@@ -613,7 +646,8 @@ Result<std::vector<events::Position>> KafkaTransport::Impl::Publish(
     parts[6].u.headers = headers;
     rd_kafka_resp_err_t error;
     for (;;) {
-      rd_kafka_error_t* const refused = rd_kafka_produceva(through->handle(), parts, std::size(parts));
+      rd_kafka_error_t* const refused =
+          rd_kafka_produceva(through->handle(), parts, std::size(parts));
       if (refused == nullptr) {
         error = RD_KAFKA_RESP_ERR_NO_ERROR;
         break;
@@ -634,9 +668,9 @@ Result<std::vector<events::Position>> KafkaTransport::Impl::Publish(
   for (size_t i = 0; i < events.size(); ++i) {
     const auto& report = reports.each[i];
     if (report.error != RD_KAFKA_RESP_ERR_NO_ERROR) {
-      const auto there = std::count_if(reports.each.begin(), reports.each.end(), [](const auto& one) {
-        return one.error == RD_KAFKA_RESP_ERR_NO_ERROR;
-      });
+      const auto there =
+          std::count_if(reports.each.begin(), reports.each.end(),
+                        [](const auto& one) { return one.error == RD_KAFKA_RESP_ERR_NO_ERROR; });
       return Broken("publishing to " + std::string(topic) + " (" + std::to_string(there) + " of " +
                         std::to_string(events.size()) + " were confirmed)",
                     report.error, "publish again");
@@ -670,9 +704,11 @@ Features KafkaTransport::features() const {
   return features;
 }
 
-Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions, std::string_view owner) {
+Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions,
+                                   std::string_view owner) {
   LEAT_TRY(events::CheckTopicName(topic));
-  if (partitions == 0) return Invalid("topic " + std::string(topic) + ": 0 partitions", "at least 1");
+  if (partitions == 0)
+    return Invalid("topic " + std::string(topic) + ": 0 partitions", "at least 1");
   const std::string name = impl_->Named(topic);
   auto there = impl_->PartitionsOnCluster(topic);
   if (!there && there.error().error_class == ErrorClass::kNotFound) {
@@ -680,34 +716,41 @@ Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions, 
     const Owned<rd_kafka_NewTopic_t> wanted(rd_kafka_NewTopic_new(
         name.c_str(), static_cast<int>(partitions), impl_->options.replication, text, sizeof text));
     if (wanted == nullptr) return Invalid("topic " + std::string(topic) + ": " + text);
-    rd_kafka_NewTopic_set_config(wanted.get(), "max.message.bytes", std::to_string(kMessageBytesMax).c_str());
+    rd_kafka_NewTopic_set_config(wanted.get(), "max.message.bytes",
+                                 std::to_string(kMessageBytesMax).c_str());
     rd_kafka_NewTopic_set_config(wanted.get(), "retention.ms",
                                  std::to_string(impl_->options.retention_ms).c_str());
     const Owned<rd_kafka_AdminOptions_t> how(
         rd_kafka_AdminOptions_new(impl_->control.get(), RD_KAFKA_ADMIN_OP_CREATETOPICS));
-    rd_kafka_AdminOptions_set_request_timeout(how.get(), Milliseconds(impl_->options.timeout), text, sizeof text);
-    rd_kafka_AdminOptions_set_operation_timeout(how.get(), Milliseconds(impl_->options.timeout), text, sizeof text);
+    rd_kafka_AdminOptions_set_request_timeout(how.get(), Milliseconds(impl_->options.timeout), text,
+                                              sizeof text);
+    rd_kafka_AdminOptions_set_operation_timeout(how.get(), Milliseconds(impl_->options.timeout),
+                                                text, sizeof text);
     const Owned<rd_kafka_queue_t> queue(rd_kafka_queue_new(impl_->control.get()));
     rd_kafka_NewTopic_t* topics[] = {wanted.get()};
     rd_kafka_CreateTopics(impl_->control.get(), topics, 1, how.get(), queue.get());
     const Owned<rd_kafka_event_t> answer(
         rd_kafka_queue_poll(queue.get(), Milliseconds(2 * impl_->options.timeout)));
-    if (answer == nullptr) return impl_->NoAnswer("creating topic " + name, RD_KAFKA_RESP_ERR__TIMED_OUT);
-    if (const auto error = rd_kafka_event_error(answer.get()); error != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    if (answer == nullptr)
+      return impl_->NoAnswer("creating topic " + name, RD_KAFKA_RESP_ERR__TIMED_OUT);
+    if (const auto error = rd_kafka_event_error(answer.get());
+        error != RD_KAFKA_RESP_ERR_NO_ERROR) {
       return impl_->NoAnswer("creating topic " + name, error);
     }
     size_t count = 0;
-    const auto results =
-        rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(answer.get()), &count);
+    const auto results = rd_kafka_CreateTopics_result_topics(
+        rd_kafka_event_CreateTopics_result(answer.get()), &count);
     const auto error = rd_kafka_topic_result_error(results[0]);
     if (error != RD_KAFKA_RESP_ERR_NO_ERROR && error != RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS) {
       const char* why = rd_kafka_topic_result_error_string(results[0]);
-      return Fail(ClassOf(error), "kafka: creating topic " + name + ": " + (why == nullptr ? "" : why),
+      return Fail(ClassOf(error),
+                  "kafka: creating topic " + name + ": " + (why == nullptr ? "" : why),
                   "check kafka.replication and the broker's policies");
     }
     // The brokers learn of it one after another.
     const auto deadline = std::chrono::steady_clock::now() + impl_->options.timeout;
-    while (!(there = impl_->PartitionsOnCluster(topic)) && std::chrono::steady_clock::now() < deadline) {
+    while (!(there = impl_->PartitionsOnCluster(topic)) &&
+           std::chrono::steady_clock::now() < deadline) {
       std::this_thread::sleep_for(kRetryPause);
     }
   }
@@ -716,26 +759,30 @@ Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions, 
     std::lock_guard lock(impl_->mutex);
     const auto known = impl_->owners.find(topic);
     if (known != impl_->owners.end() && known->second != owner) {
-      return Fail(ErrorClass::kConflict, "topic " + std::string(topic) + " belongs to " + known->second, "name another topic");
+      return Fail(ErrorClass::kConflict,
+                  "topic " + std::string(topic) + " belongs to " + known->second,
+                  "name another topic");
     }
     if (!owner.empty()) impl_->owners[std::string(topic)] = owner;
     return {};
   }
   return Fail(ErrorClass::kConflict,
-              "topic " + std::string(topic) + " has " + std::to_string(*there) + " partitions, not " + std::to_string(partitions),
+              "topic " + std::string(topic) + " has " + std::to_string(*there) +
+                  " partitions, not " + std::to_string(partitions),
               "configure as many, or use another topic: keys do not move between partitions");
 }
 
 Result<std::vector<TopicInfo>> KafkaTransport::Topics() {
   const rd_kafka_metadata_t* raw = nullptr;
-  const auto asked =
-      rd_kafka_metadata(impl_->control.get(), 1, nullptr, &raw, Milliseconds(impl_->options.timeout));
+  const auto asked = rd_kafka_metadata(impl_->control.get(), 1, nullptr, &raw,
+                                       Milliseconds(impl_->options.timeout));
   if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) return impl_->NoAnswer("asking for the topics", asked);
   const Owned<const rd_kafka_metadata_t> metadata(raw);
   std::vector<TopicInfo> topics;
   for (int i = 0; i < metadata->topic_cnt; ++i) {
     std::string_view name = metadata->topics[i].topic;
-    if (name.starts_with("__") || !name.starts_with(impl_->options.topic_prefix)) continue;  // __: Kafka's own
+    if (name.starts_with("__") || !name.starts_with(impl_->options.topic_prefix))
+      continue;  // __: Kafka's own
     name.remove_prefix(impl_->options.topic_prefix.size());
     if (!events::CheckTopicName(name)) continue;
     std::lock_guard lock(impl_->mutex);
@@ -743,11 +790,13 @@ Result<std::vector<TopicInfo>> KafkaTransport::Topics() {
     topics.push_back({std::string(name), static_cast<uint32_t>(metadata->topics[i].partition_cnt),
                       owner == impl_->owners.end() ? std::string() : owner->second});
   }
-  std::sort(topics.begin(), topics.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  std::sort(topics.begin(), topics.end(),
+            [](const auto& a, const auto& b) { return a.name < b.name; });
   return topics;
 }
 
-Result<std::unique_ptr<Subscription>> KafkaTransport::Subscribe(std::string_view topic, uint32_t partition,
+Result<std::unique_ptr<Subscription>> KafkaTransport::Subscribe(std::string_view topic,
+                                                                uint32_t partition,
                                                                 uint64_t offset) {
   LEAT_TRY(impl_->CheckPartition(topic, partition));
   const std::string name = impl_->Named(topic);
@@ -755,8 +804,10 @@ Result<std::unique_ptr<Subscription>> KafkaTransport::Subscribe(std::string_view
   Owned<rd_kafka_topic_t> handle(rd_kafka_topic_new(consumer->handle.get(), name.c_str(), nullptr));
   Owned<rd_kafka_queue_t> queue(rd_kafka_queue_new(consumer->handle.get()));
   return std::make_unique<KafkaSubscription>(
-      consumer->handle.get(), std::move(handle), std::string(topic), partition, offset, std::move(queue),
-      [impl = impl_.get(), consumer, name, partition] { impl->Release(consumer, name, partition); });
+      consumer->handle.get(), std::move(handle), std::string(topic), partition, offset,
+      std::move(queue), [impl = impl_.get(), consumer, name, partition] {
+        impl->Release(consumer, name, partition);
+      });
 }
 
 Result<PartitionEnd> KafkaTransport::End(std::string_view topic, uint32_t partition) {
@@ -781,8 +832,8 @@ Result<PartitionEnd> KafkaTransport::End(std::string_view topic, uint32_t partit
   return PartitionEnd{static_cast<uint64_t>(high), 0};
 }
 
-Result<std::vector<events::Position>> KafkaTransport::Publish(std::string_view topic,
-                                                              const std::vector<events::Event>& events) {
+Result<std::vector<events::Position>> KafkaTransport::Publish(
+    std::string_view topic, const std::vector<events::Event>& events) {
   {
     std::lock_guard lock(impl_->mutex);
     if (const auto owner = impl_->owners.find(topic); owner != impl_->owners.end()) {

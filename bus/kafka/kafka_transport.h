@@ -1,5 +1,6 @@
-// Apache Kafka, by librdkafka: topics are Kafka's, offsets are Kafka's, events travel in the CloudEvents Kafka binding, in
-// binary mode (headers ce_*, the payload is the bare data). Structured JSON is read, too.
+// Apache Kafka, by librdkafka: topics are Kafka's, offsets are Kafka's, events travel in the
+// CloudEvents Kafka binding, in binary mode (headers ce_*, the payload is the bare data).
+// Structured JSON is read, too.
 #pragma once
 
 #include <chrono>
@@ -13,10 +14,11 @@
 namespace leat::bus {
 
 struct KafkaOptions {
-  // librdkafka's properties by name, every one of them: "bootstrap.servers", "sasl.password", "compression.codec", ...
-  // They win over ours.
+  // librdkafka's properties by name, every one of them: "bootstrap.servers", "sasl.password",
+  // "compression.codec", ... They win over ours.
   std::map<std::string, std::string> properties;
-  // Stands before the names of all topics on the cluster, so that several installations can share it; nobody else sees it.
+  // Stands before the names of all topics on the cluster, so that several installations can share
+  // it; nobody else sees it.
   std::string topic_prefix;
   // Of topics that are created; -1: the broker's default.
   int replication = -1;
@@ -29,12 +31,14 @@ struct KafkaOptions {
 // Thread-safe. Subscriptions must be gone before it is destroyed.
 class KafkaTransport final : public Transport {
  public:
-  // Errors: kInvalid (a property), kUnavailable (no broker answered, or it refused the credentials).
+  // Errors: kInvalid (a property), kUnavailable (no broker answered, or it refused the
+  // credentials).
   static Result<std::unique_ptr<KafkaTransport>> Open(const KafkaOptions& options);
   ~KafkaTransport() override;
 
   Features features() const override;
-  Status CreateTopic(std::string_view topic, uint32_t partitions, std::string_view owner = {}) override;
+  Status CreateTopic(std::string_view topic, uint32_t partitions,
+                     std::string_view owner = {}) override;
   Result<std::vector<TopicInfo>> Topics() override;
   Result<std::unique_ptr<Subscription>> Subscribe(std::string_view topic, uint32_t partition,
                                                   uint64_t offset) override;

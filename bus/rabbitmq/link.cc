@@ -19,11 +19,14 @@ constexpr int kFrameBytesMax = 131'072;
 constexpr auto kPauseMin = std::chrono::milliseconds(50);
 constexpr auto kPauseMax = std::chrono::milliseconds(2'000);
 
-std::string_view View(const amqp_bytes_t& bytes) { return {static_cast<const char*>(bytes.bytes), bytes.len}; }
+std::string_view View(const amqp_bytes_t& bytes) {
+  return {static_cast<const char*>(bytes.bytes), bytes.len};
+}
 
 // A frozen broker accepts connections and says nothing.
 timeval Timeval(std::chrono::milliseconds time) {
-  return {static_cast<time_t>(time.count() / 1000), static_cast<suseconds_t>(time.count() % 1000 * 1000)};
+  return {static_cast<time_t>(time.count() / 1000),
+          static_cast<suseconds_t>(time.count() % 1000 * 1000)};
 }
 
 std::string At(const RabbitMqOptions& options) {
@@ -35,13 +38,18 @@ Status OpenSocket(const RabbitMqOptions& options, amqp_connection_state_t state)
   amqp_socket_t* socket;
   if (options.tls) {
     socket = amqp_ssl_socket_new(state);
-    if (socket == nullptr) return Fail(ErrorClass::kInternal, "rabbitmq: no TLS socket can be made");
-    if (!options.tls_ca_file.empty() && amqp_ssl_socket_set_cacert(socket, options.tls_ca_file.c_str()) != 0) {
-      return Invalid("rabbitmq.tls_ca_file: " + options.tls_ca_file + " cannot be read", "name a PEM file");
+    if (socket == nullptr)
+      return Fail(ErrorClass::kInternal, "rabbitmq: no TLS socket can be made");
+    if (!options.tls_ca_file.empty() &&
+        amqp_ssl_socket_set_cacert(socket, options.tls_ca_file.c_str()) != 0) {
+      return Invalid("rabbitmq.tls_ca_file: " + options.tls_ca_file + " cannot be read",
+                     "name a PEM file");
     }
     if (!options.tls_certificate_file.empty() &&
-        amqp_ssl_socket_set_key(socket, options.tls_certificate_file.c_str(), options.tls_key_file.c_str()) != 0) {
-      return Invalid("rabbitmq.tls_certificate_file, rabbitmq.tls_key_file: cannot be read", "name two PEM files");
+        amqp_ssl_socket_set_key(socket, options.tls_certificate_file.c_str(),
+                                options.tls_key_file.c_str()) != 0) {
+      return Invalid("rabbitmq.tls_certificate_file, rabbitmq.tls_key_file: cannot be read",
+                     "name two PEM files");
     }
     amqp_ssl_socket_set_verify_peer(socket, 1);
     amqp_ssl_socket_set_verify_hostname(socket, 1);
@@ -51,8 +59,9 @@ Status OpenSocket(const RabbitMqOptions& options, amqp_connection_state_t state)
   }
   const int opened = amqp_socket_open_noblock(socket, options.host.c_str(), options.port, &timeout);
   if (opened == AMQP_STATUS_OK) return {};
-  return Fail(ErrorClass::kUnavailable, At(options) + ": no broker answers: " + amqp_error_string2(opened),
-              "start a broker there (deploy/rabbitmq start), or set rabbitmq.host and rabbitmq.port");
+  return Fail(
+      ErrorClass::kUnavailable, At(options) + ": no broker answers: " + amqp_error_string2(opened),
+      "start a broker there (deploy/rabbitmq start), or set rabbitmq.host and rabbitmq.port");
 }
 
 }  // namespace
@@ -68,7 +77,8 @@ Status Connection::Open(const RabbitMqOptions& options, int heartbeat_s) {
     Close();
     return opened;
   }
-  // Without these, a publish hangs inside send while the broker has an alarm, and a deleted queue is silent.
+  // Without these, a publish hangs inside send while the broker has an alarm, and a deleted queue
+  // is silent.
   amqp_table_entry_t capability[3] = {};
   capability[0].key = amqp_cstring_bytes("connection.blocked");
   capability[0].value.kind = AMQP_FIELD_KIND_BOOLEAN;
@@ -76,7 +86,8 @@ Status Connection::Open(const RabbitMqOptions& options, int heartbeat_s) {
   capability[1].key = amqp_cstring_bytes("consumer_cancel_notify");
   capability[1].value.kind = AMQP_FIELD_KIND_BOOLEAN;
   capability[1].value.value.boolean = 1;
-  capability[2].key = amqp_cstring_bytes("authentication_failure_close");  // in words, not by hanging up
+  capability[2].key =
+      amqp_cstring_bytes("authentication_failure_close");  // in words, not by hanging up
   capability[2].value.kind = AMQP_FIELD_KIND_BOOLEAN;
   capability[2].value.value.boolean = 1;
   amqp_table_entry_t property[2] = {};
@@ -87,13 +98,14 @@ Status Connection::Open(const RabbitMqOptions& options, int heartbeat_s) {
   property[1].value.kind = AMQP_FIELD_KIND_UTF8;
   property[1].value.value.bytes = amqp_cstring_bytes("leat");
   const amqp_table_t properties = {2, property};
-  const auto reply = amqp_login_with_properties(state_, options.vhost.c_str(), 0, kFrameBytesMax, heartbeat_s, &properties,
-                                                AMQP_SASL_METHOD_PLAIN, options.username.c_str(),
-                                                options.password.c_str());
+  const auto reply = amqp_login_with_properties(state_, options.vhost.c_str(), 0, kFrameBytesMax,
+                                                heartbeat_s, &properties, AMQP_SASL_METHOD_PLAIN,
+                                                options.username.c_str(), options.password.c_str());
   auto status = Check(reply, At(options) + ": login");
   if (!status) {
     if (status.error().error_class == ErrorClass::kInvalid) {
-      status = Invalid(status.error().message, "check rabbitmq.username, rabbitmq.password and rabbitmq.vhost");
+      status = Invalid(status.error().message,
+                       "check rabbitmq.username, rabbitmq.password and rabbitmq.vhost");
     }
     Close();
   }
@@ -111,7 +123,9 @@ void Connection::Close() {
   state_ = nullptr;
 }
 
-Status Connection::Reply(const std::string& what) const { return Check(amqp_get_rpc_reply(state_), what); }
+Status Connection::Reply(const std::string& what) const {
+  return Check(amqp_get_rpc_reply(state_), what);
+}
 
 Status Connection::Check(int status, const std::string& what) const {
   if (status == AMQP_STATUS_OK) return {};
@@ -136,12 +150,13 @@ Status Connection::Check(const amqp_rpc_reply_t& reply, const std::string& what)
         code = close->reply_code;
         text = View(close->reply_text);
       }
-      // For a moment after its start a stream has no home; only the words tell this from a queue that is not there.
+      // For a moment after its start a stream has no home; only the words tell this from a queue
+      // that is not there.
       const bool passes = text.find("is down or inaccessible") != std::string::npos;
-      const auto as = code == 404 && !passes ? ErrorClass::kNotFound
-                      : code == 405          ? ErrorClass::kConflict
+      const auto as = code == 404 && !passes                      ? ErrorClass::kNotFound
+                      : code == 405                               ? ErrorClass::kConflict
                       : code == 403 || code == 406 || code == 530 ? ErrorClass::kInvalid
-                                             : ErrorClass::kUnavailable;
+                                                                  : ErrorClass::kUnavailable;
       return Fail(as, "rabbitmq: " + what + ": " + std::to_string(code) + " " + text);
     }
     default:
@@ -175,7 +190,8 @@ void Link::Post(std::function<Status(Connection*)> work) {
 
 Status Link::WaitConnected(std::chrono::milliseconds timeout) const {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, timeout, [&] { return connected_ || (!status_ && !status_.error().Retryable()); });
+  changed_.wait_for(lock, timeout,
+                    [&] { return connected_ || (!status_ && !status_.error().Retryable()); });
   if (connected_) return {};
   if (!status_) return status_;
   return Fail(ErrorClass::kUnavailable, At(options_) + ": not connected yet");
@@ -233,7 +249,8 @@ void Link::Run(const std::stop_token& stop) {
 
 Status Link::Serve(const std::stop_token& stop, Connection* connection) {
   const amqp_connection_state_t state = connection->state();
-  // Often enough for heartbeats: they are sent, and missed ones noticed, inside the library's calls.
+  // Often enough for heartbeats: they are sent, and missed ones noticed, inside the library's
+  // calls.
   const int tick_ms = std::max(100, options_.heartbeat_s * 250);
   while (!stop.stop_requested()) {
     std::vector<std::function<Status(Connection*)>> work;

@@ -1,5 +1,6 @@
-// One AMQP 0.9.1 connection with the thread that serves it: heartbeats are answered and frames are read whatever others do,
-// since this thread does no work of its own. The connection comes back by itself, with pauses in between.
+// One AMQP 0.9.1 connection with the thread that serves it: heartbeats are answered and frames are
+// read whatever others do, since this thread does no work of its own. The connection comes back by
+// itself, with pauses in between.
 #pragma once
 
 #include <chrono>
@@ -29,15 +30,16 @@ class Connection {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  // `heartbeat_s` 0: none are sent, for connections that nobody serves. Errors: kUnavailable, kInvalid (credentials).
+  // `heartbeat_s` 0: none are sent, for connections that nobody serves. Errors: kUnavailable,
+  // kInvalid (credentials).
   Status Open(const RabbitMqOptions& options, int heartbeat_s);
   Status OpenChannel(uint16_t channel);
   void Close();
   bool is_open() const { return state_ != nullptr; }
   amqp_connection_state_t_* state() const { return state_; }
 
-  // What the last synchronous call came to; "what" is what was tried. Errors: kNotFound (no such queue), kConflict (it is locked),
-  // kInvalid (it is another one), kUnavailable.
+  // What the last synchronous call came to; "what" is what was tried. Errors: kNotFound (no such
+  // queue), kConflict (it is locked), kInvalid (it is another one), kUnavailable.
   Status Reply(const std::string& what) const;
   Status Check(const amqp_rpc_reply_t_& reply, const std::string& what) const;
   Status Check(int status, const std::string& what) const;
@@ -46,10 +48,12 @@ class Connection {
   amqp_connection_state_t_* state_ = nullptr;
 };
 
-// The thread. A derived class calls Start at the end of its constructor and Stop at the beginning of its destructor.
+// The thread. A derived class calls Start at the end of its constructor and Stop at the beginning
+// of its destructor.
 class Link {
  public:
-  explicit Link(const RabbitMqOptions& options, std::string name) : options_(options), name_(std::move(name)) {}
+  explicit Link(const RabbitMqOptions& options, std::string name)
+      : options_(options), name_(std::move(name)) {}
   virtual ~Link();
 
   // Waits until the connection is there. Errors: what the last try came to.

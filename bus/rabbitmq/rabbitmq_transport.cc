@@ -39,7 +39,9 @@ constexpr auto kLockPause = std::chrono::milliseconds(20);
 constexpr auto kSettle = std::chrono::milliseconds(30);
 
 amqp_bytes_t Bytes(std::string_view text) { return {text.size(), const_cast<char*>(text.data())}; }
-std::string_view View(const amqp_bytes_t& bytes) { return {static_cast<const char*>(bytes.bytes), bytes.len}; }
+std::string_view View(const amqp_bytes_t& bytes) {
+  return {static_cast<const char*>(bytes.bytes), bytes.len};
+}
 
 amqp_table_entry_t TextEntry(std::string_view name, std::string_view text) {
   amqp_table_entry_t entry{};
@@ -60,9 +62,11 @@ amqp_table_entry_t NumberEntry(std::string_view name, int64_t number) {
 Status CheckWords(std::string_view topic) {
   for (size_t dot = topic.find('.'); dot != std::string_view::npos;) {
     const size_t next = topic.find('.', dot + 1);
-    const std::string_view word = topic.substr(dot + 1, next == std::string_view::npos ? next : next - dot - 1);
+    const std::string_view word =
+        topic.substr(dot + 1, next == std::string_view::npos ? next : next - dot - 1);
     if (!word.empty() && word.find_first_not_of("0123456789") == std::string_view::npos) {
-      return Invalid("topic " + std::string(topic) + ": its word \"" + std::string(word) + "\" is a number, as partitions are",
+      return Invalid("topic " + std::string(topic) + ": its word \"" + std::string(word) +
+                         "\" is a number, as partitions are",
                      "name it otherwise: RabbitMQ's routing keys are words between dots");
     }
     dot = next;
@@ -89,7 +93,8 @@ class Received {
 // Reads what follows a deliver or return.
 Result<std::shared_ptr<Received>> ReadMessage(Connection* connection, amqp_channel_t channel) {
   amqp_message_t message;
-  LEAT_TRY(connection->Check(amqp_read_message(connection->state(), channel, &message, 0), "reading a message"));
+  LEAT_TRY(connection->Check(amqp_read_message(connection->state(), channel, &message, 0),
+                             "reading a message"));
   auto received = std::make_shared<Received>(message);
   const amqp_table_t& headers = received->properties().headers;
   for (int i = 0; i < headers.num_entries; ++i) {
@@ -101,10 +106,12 @@ Result<std::shared_ptr<Received>> ReadMessage(Connection* connection, amqp_chann
   return received;
 }
 
-Status ReadEvent(const Received& message, events::EventView* event, std::vector<events::Event>* structured) {
+Status ReadEvent(const Received& message, events::EventView* event,
+                 std::vector<events::Event>* structured) {
   event->data = message.body();
   const auto& properties = message.properties();
-  if ((properties._flags & AMQP_BASIC_CONTENT_TYPE_FLAG) != 0) event->datacontenttype = View(properties.content_type);
+  if ((properties._flags & AMQP_BASIC_CONTENT_TYPE_FLAG) != 0)
+    event->datacontenttype = View(properties.content_type);
   bool has_spec_version = false;
   const amqp_table_t& headers = properties.headers;
   for (int i = 0; i < headers.num_entries; ++i) {
@@ -138,7 +145,8 @@ Status Consume(Connection* connection, amqp_channel_t channel, const std::string
   LEAT_TRY(connection->Reply("prefetch"));
   amqp_table_entry_t entry = offset;
   const amqp_table_t arguments = {1, &entry};
-  amqp_basic_consume(connection->state(), channel, Bytes(queue), amqp_empty_bytes, 0, 0, 0, arguments);
+  amqp_basic_consume(connection->state(), channel, Bytes(queue), amqp_empty_bytes, 0, 0, 0,
+                     arguments);
   return connection->Reply("following " + queue);
 }
 
@@ -165,11 +173,12 @@ class Sender final : public Link {
   ~Sender() override { Stop(); }
 
   struct Item {
-    std::string key;         // routing key
+    std::string key;  // routing key
     std::string message_id;
-    const events::EventView* event = nullptr;  // lives until the confirms are there, or were given up
-    std::string_view type;                     // a message without an event: its type
-    std::string queue;                         // straight to this queue, by the default exchange
+    const events::EventView* event =
+        nullptr;            // lives until the confirms are there, or were given up
+    std::string_view type;  // a message without an event: its type
+    std::string queue;      // straight to this queue, by the default exchange
   };
 
   // Items must outlive the call alone: what was not sent by its end is not sent any more.
@@ -184,14 +193,16 @@ class Sender final : public Link {
     }
     Post([this](Connection* connection) { return SendWaiting(connection); });
     std::unique_lock lock(confirms->mutex);
-    const bool all = confirms->done.wait_for(lock, options_.confirm_timeout, [&] { return confirms->left == 0; });
+    const bool all = confirms->done.wait_for(lock, options_.confirm_timeout,
+                                             [&] { return confirms->left == 0; });
     const Status status = confirms->status;
     lock.unlock();
     if (all) return status;
     GiveUp(batch);
     const auto why = this->status();
     return Fail(ErrorClass::kUnavailable,
-                "rabbitmq: no confirm within " + std::to_string(options_.confirm_timeout.count()) + " ms" +
+                "rabbitmq: no confirm within " + std::to_string(options_.confirm_timeout.count()) +
+                    " ms" +
                     (!blocked_reason().empty() ? ": the broker has an alarm: " + blocked_reason()
                      : why                     ? ""
                                                : ": " + why.error().message),
@@ -221,8 +232,8 @@ class Sender final : public Link {
     LEAT_TRY(connection->OpenChannel(kChannel));
     amqp_confirm_select(connection->state(), kChannel);
     LEAT_TRY(connection->Reply("asking for confirms"));
-    amqp_exchange_declare(connection->state(), kChannel, Bytes(options_.exchange), amqp_cstring_bytes("topic"), 0, 1, 0, 0,
-                          amqp_empty_table);
+    amqp_exchange_declare(connection->state(), kChannel, Bytes(options_.exchange),
+                          amqp_cstring_bytes("topic"), 0, 1, 0, 0, amqp_empty_table);
     LEAT_TRY(connection->Reply("exchange " + options_.exchange));
     next_tag_ = 1;
     {
@@ -242,7 +253,8 @@ class Sender final : public Link {
       waiting.swap(waiting_);
     }
     for (const auto& batch : waiting) {
-      for (size_t i = batch->sent; i < batch->items.size(); ++i) batch->confirms->Done(std::unexpected(error));
+      for (size_t i = batch->sent; i < batch->items.size(); ++i)
+        batch->confirms->Done(std::unexpected(error));
     }
   }
 
@@ -259,13 +271,15 @@ class Sender final : public Link {
       }
       LEAT_TRY(SendOne(connection, batch->items[batch->sent]));
       ++batch->sent;
-      open_.emplace(next_tag_++, Sent{batch->confirms, batch->items[batch->sent - 1].message_id, {}});
+      open_.emplace(next_tag_++,
+                    Sent{batch->confirms, batch->items[batch->sent - 1].message_id, {}});
     }
   }
 
   Status SendOne(Connection* connection, const Item& item) {
     amqp_basic_properties_t properties{};
-    properties._flags = AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_MESSAGE_ID_FLAG | AMQP_BASIC_TYPE_FLAG;
+    properties._flags =
+        AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_MESSAGE_ID_FLAG | AMQP_BASIC_TYPE_FLAG;
     properties.delivery_mode = AMQP_DELIVERY_PERSISTENT;
     properties.message_id = Bytes(item.message_id);
     std::string_view body;
@@ -277,18 +291,20 @@ class Sender final : public Link {
     } else {
       const events::EventView& event = *item.event;
       ForEachAttribute(event, &texts, [&](std::string_view name, std::string_view text) {
-        headers.push_back(TextEntry(names.emplace_back(std::string(kHeaderPrefix) + std::string(name)), text));
+        headers.push_back(
+            TextEntry(names.emplace_back(std::string(kHeaderPrefix) + std::string(name)), text));
       });
       properties._flags |= AMQP_BASIC_HEADERS_FLAG | AMQP_BASIC_CONTENT_TYPE_FLAG;
       properties.headers = {static_cast<int>(headers.size()), headers.data()};
-      properties.content_type =
-          Bytes(event.datacontenttype.empty() ? events::kProtobufContentType : event.datacontenttype);
+      properties.content_type = Bytes(event.datacontenttype.empty() ? events::kProtobufContentType
+                                                                    : event.datacontenttype);
       properties.type = Bytes(event.type.substr(0, kShortTextBytesMax));
       body = event.data;
     }
     const bool straight = !item.queue.empty();
     return connection->Check(
-        amqp_basic_publish(connection->state(), kChannel, straight ? amqp_empty_bytes : Bytes(options_.exchange),
+        amqp_basic_publish(connection->state(), kChannel,
+                           straight ? amqp_empty_bytes : Bytes(options_.exchange),
                            Bytes(straight ? item.queue : item.key), 1, 0, &properties, Bytes(body)),
         "publishing");
   }
@@ -304,7 +320,8 @@ class Sender final : public Link {
       case AMQP_BASIC_NACK_METHOD: {
         const auto* nack = static_cast<const amqp_basic_nack_t*>(method.decoded);
         Confirmed(nack->delivery_tag, nack->multiple != 0,
-                  Fail(ErrorClass::kUnavailable, "rabbitmq: the broker did not take a message", "publish again"));
+                  Fail(ErrorClass::kUnavailable, "rabbitmq: the broker did not take a message",
+                       "publish again"));
         break;
       }
       case AMQP_BASIC_RETURN_METHOD: {
@@ -312,7 +329,8 @@ class Sender final : public Link {
         LEAT_ASSIGN(const auto message, ReadMessage(connection, frame.channel));
         for (auto& [tag, sent] : open_) {
           if (sent.message_id != View(message->properties().message_id)) continue;
-          sent.verdict = Fail(ErrorClass::kNotFound, "rabbitmq: no queue is bound for a message", "create its topic first");
+          sent.verdict = Fail(ErrorClass::kNotFound, "rabbitmq: no queue is bound for a message",
+                              "create its topic first");
         }
         break;
       }
@@ -377,7 +395,9 @@ class StreamSubscription final : public Subscription, public Link {
       seeking_ = true;
     }
     Post([this](Connection* connection) -> Status {
-      LEAT_TRY(connection->Check(amqp_channel_close(connection->state(), channel_, AMQP_REPLY_SUCCESS), "closing a channel"));
+      LEAT_TRY(
+          connection->Check(amqp_channel_close(connection->state(), channel_, AMQP_REPLY_SUCCESS),
+                            "closing a channel"));
       return Follow(connection);
     });
   }
@@ -405,12 +425,14 @@ class StreamSubscription final : public Subscription, public Link {
       unacknowledged_ = 0;
     }
     acknowledged_ = 0;
-    return Consume(connection, channel_, queue_, NumberEntry(kOffsetHeader, static_cast<int64_t>(from + 1)));
+    return Consume(connection, channel_, queue_,
+                   NumberEntry(kOffsetHeader, static_cast<int64_t>(from + 1)));
   }
   void OnLost(const Error&) override {}
   Status OnMethod(Connection* connection, const amqp_frame_t& frame) override {
     const auto& method = frame.payload.method;
-    if (method.id == AMQP_BASIC_CANCEL_METHOD) return Fail(ErrorClass::kUnavailable, queue_ + " was deleted");
+    if (method.id == AMQP_BASIC_CANCEL_METHOD)
+      return Fail(ErrorClass::kUnavailable, queue_ + " was deleted");
     if (method.id != AMQP_BASIC_DELIVER_METHOD) return {};
     const uint64_t tag = static_cast<const amqp_basic_deliver_t*>(method.decoded)->delivery_tag;
     LEAT_ASSIGN(auto message, ReadMessage(connection, frame.channel));
@@ -438,7 +460,8 @@ class StreamSubscription final : public Subscription, public Link {
     }
     if (up_to < acknowledged_ + kPrefetch / 4) return {};
     acknowledged_ = up_to;
-    return connection->Check(amqp_basic_ack(connection->state(), channel_, up_to, 1), "acknowledging");
+    return connection->Check(amqp_basic_ack(connection->state(), channel_, up_to, 1),
+                             "acknowledging");
   }
 
   static constexpr int kChannelsInTurn = 1000;
@@ -447,11 +470,11 @@ class StreamSubscription final : public Subscription, public Link {
   std::condition_variable arrived_;
   std::deque<std::shared_ptr<Received>> queued_;  // guarded by mutex_
   uint64_t wanted_;                               // offset to queue next; guarded by mutex_
-  uint64_t unacknowledged_ = 0;                   // tag of the newest that was taken; guarded by mutex_
-  bool woken_ = false;                            // guarded by mutex_
-  bool seeking_ = false;                          // what comes is from before a seek; guarded by mutex_
-  amqp_channel_t channel_ = 0;                    // of the thread
-  uint64_t acknowledged_ = 0;                     // of the thread
+  uint64_t unacknowledged_ = 0;  // tag of the newest that was taken; guarded by mutex_
+  bool woken_ = false;           // guarded by mutex_
+  bool seeking_ = false;         // what comes is from before a seek; guarded by mutex_
+  amqp_channel_t channel_ = 0;   // of the thread
+  uint64_t acknowledged_ = 0;    // of the thread
 };
 
 Status StreamSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
@@ -468,7 +491,8 @@ Status StreamSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
     arrived_.wait_for(lock, limits.timeout, [&] { return !queued_.empty() || woken_; });
     woken_ = false;
     size_t bytes = 0;
-    while (!queued_.empty() && pinned->messages.size() < limits.messages_max && bytes < limits.bytes_max) {
+    while (!queued_.empty() && pinned->messages.size() < limits.messages_max &&
+           bytes < limits.bytes_max) {
       bytes += queued_.front()->body().size();
       pinned->messages.push_back(std::move(queued_.front()));
       queued_.pop_front();
@@ -505,7 +529,8 @@ class Tails final : public Link {
   }
   ~Tails() override { Stop(); }
 
-  // Offset behind the newest message of the stream, as the user counts; nothing when the stream has no message at all.
+  // Offset behind the newest message of the stream, as the user counts; nothing when the stream has
+  // no message at all.
   Result<std::optional<uint64_t>> End(const std::string& queue) {
     std::unique_lock lock(mutex_);
     Tail& tail = Follow(lock, queue);
@@ -513,17 +538,22 @@ class Tails final : public Link {
     while (!tail.settled || tail.seen < tail.confirmed) {
       const auto now = std::chrono::steady_clock::now();
       const bool catching_up = tail.following && !tail.settled && tail.next > 0;
-      // From now on every message moves it; only the first catch-up has to guess where the newest chunk ends.
-      if (catching_up && (now >= tail.arrival + kSettle || now >= tail.followed_since + kFirstMessage)) {
+      // From now on every message moves it; only the first catch-up has to guess where the newest
+      // chunk ends.
+      if (catching_up &&
+          (now >= tail.arrival + kSettle || now >= tail.followed_since + kFirstMessage)) {
         tail.settled = true;
         continue;
       }
-      if (tail.following && tail.next == 0 && now > tail.followed_since + kFirstMessage) return std::nullopt;
-      if (!tail.error && tail.error.error().error_class == ErrorClass::kNotFound) return std::unexpected(tail.error.error());
+      if (tail.following && tail.next == 0 && now > tail.followed_since + kFirstMessage)
+        return std::nullopt;
+      if (!tail.error && tail.error.error().error_class == ErrorClass::kNotFound)
+        return std::unexpected(tail.error.error());
       if (now > deadline) {
         const auto why = tail.error;
         if (!why) return std::unexpected(why.error());
-        return Fail(ErrorClass::kUnavailable, "rabbitmq: the end of " + queue + " is not known yet", "try again");
+        return Fail(ErrorClass::kUnavailable, "rabbitmq: the end of " + queue + " is not known yet",
+                    "try again");
       }
       arrived_.wait_for(lock, kSettle);
     }
@@ -537,7 +567,8 @@ class Tails final : public Link {
     for (const uint64_t number : numbers) tail.expected[number] = std::nullopt;
   }
   // Their offsets, as the user counts.
-  Result<std::vector<uint64_t>> Offsets(const std::string& queue, const std::vector<uint64_t>& numbers) {
+  Result<std::vector<uint64_t>> Offsets(const std::string& queue,
+                                        const std::vector<uint64_t>& numbers) {
     std::unique_lock lock(mutex_);
     Tail& tail = tails_.at(queue);
     std::vector<uint64_t> out;
@@ -546,7 +577,9 @@ class Tails final : public Link {
       const auto& offset = tail.expected.at(number);
       arrived_.wait_until(lock, deadline, [&] { return offset.has_value(); });
       if (!offset) {
-        return Fail(ErrorClass::kUnavailable, "rabbitmq: a confirmed message did not come back from " + queue, "publish again");
+        return Fail(ErrorClass::kUnavailable,
+                    "rabbitmq: a confirmed message did not come back from " + queue,
+                    "publish again");
       }
       out.push_back(*offset);
     }
@@ -598,8 +631,10 @@ class Tails final : public Link {
       Tail& tail = tails_.at(queue);
       if (tail.following) return {};
       if (next_channel_ > kChannelsMax) {
-        tail.error = Fail(ErrorClass::kExhausted, "rabbitmq: more than " + std::to_string(kChannelsMax) + " partitions are followed",
-                          "use fewer topics in one process");
+        tail.error =
+            Fail(ErrorClass::kExhausted,
+                 "rabbitmq: more than " + std::to_string(kChannelsMax) + " partitions are followed",
+                 "use fewer topics in one process");
         return {};
       }
       tail.channel = channel = next_channel_++;
@@ -609,13 +644,15 @@ class Tails final : public Link {
     auto status = connection->OpenChannel(channel);
     if (status) {
       status = Consume(connection, channel, queue,
-                       next > 0 ? NumberEntry(kOffsetHeader, static_cast<int64_t>(next)) : TextEntry(kOffsetHeader, "last"));
+                       next > 0 ? NumberEntry(kOffsetHeader, static_cast<int64_t>(next))
+                                : TextEntry(kOffsetHeader, "last"));
     }
     if (!status && status.error().error_class == ErrorClass::kNotFound) {
       // The broker has closed the channel alone: the other streams go on.
       amqp_channel_close_ok_t ok{};
-      LEAT_TRY(connection->Check(amqp_send_method(connection->state(), channel, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok),
-                                 "closing a channel"));
+      LEAT_TRY(connection->Check(
+          amqp_send_method(connection->state(), channel, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok),
+          "closing a channel"));
     }
     std::lock_guard lock(mutex_);
     Tail& tail = tails_.at(queue);
@@ -653,7 +690,8 @@ class Tails final : public Link {
   }
   Status OnMethod(Connection* connection, const amqp_frame_t& frame) override {
     const auto& method = frame.payload.method;
-    if (method.id == AMQP_BASIC_CANCEL_METHOD) return Fail(ErrorClass::kUnavailable, "rabbitmq: a stream was deleted");
+    if (method.id == AMQP_BASIC_CANCEL_METHOD)
+      return Fail(ErrorClass::kUnavailable, "rabbitmq: a stream was deleted");
     if (method.id != AMQP_BASIC_DELIVER_METHOD) return {};
     const uint64_t tag = static_cast<const amqp_basic_deliver_t*>(method.decoded)->delivery_tag;
     LEAT_ASSIGN(const auto message, ReadMessage(connection, frame.channel));
@@ -670,7 +708,8 @@ class Tails final : public Link {
         tail.next = message->offset + 1;
         tail.arrival = std::chrono::steady_clock::now();
         tail.seen = std::max(tail.seen, number);
-        if (const auto expected = tail.expected.find(number); number > 0 && expected != tail.expected.end()) {
+        if (const auto expected = tail.expected.find(number);
+            number > 0 && expected != tail.expected.end()) {
           if (!expected->second) expected->second = message->offset - 1;
         }
       }
@@ -678,20 +717,22 @@ class Tails final : public Link {
     }
     arrived_.notify_all();
     if (acknowledge == 0) return {};
-    return connection->Check(amqp_basic_ack(connection->state(), frame.channel, acknowledge, 1), "acknowledging");
+    return connection->Check(amqp_basic_ack(connection->state(), frame.channel, acknowledge, 1),
+                             "acknowledging");
   }
 
   const std::string instance_;
   std::mutex mutex_;
   std::condition_variable arrived_;
-  std::map<std::string, Tail> tails_;                    // guarded by mutex_; never erased
-  std::map<amqp_channel_t, std::string> by_channel_;     // guarded by mutex_
-  amqp_channel_t next_channel_ = 1;                      // guarded by mutex_
+  std::map<std::string, Tail> tails_;                 // guarded by mutex_; never erased
+  std::map<amqp_channel_t, std::string> by_channel_;  // guarded by mutex_
+  amqp_channel_t next_channel_ = 1;                   // guarded by mutex_
 };
 
 std::string NewInstance() {
   static std::atomic<uint64_t> count{0};
-  return std::to_string(core::SystemClock().NowUs()) + "-" + std::to_string(getpid()) + "-" + std::to_string(count++) + "/";
+  return std::to_string(core::SystemClock().NowUs()) + "-" + std::to_string(getpid()) + "-" +
+         std::to_string(count++) + "/";
 }
 
 }  // namespace
@@ -714,7 +755,8 @@ class RabbitMqTransport::Impl {
   Result<uint32_t> Partitions(std::string_view topic, uint32_t partition);
   Result<TopicInfo> Known(std::string_view topic);
   Result<std::vector<events::Position>> Publish(std::string_view topic, std::optional<uint32_t> to,
-                                                const std::vector<events::Event>& events, bool read_back);
+                                                const std::vector<events::Event>& events,
+                                                bool read_back);
 
   const RabbitMqOptions options;
   const std::string instance;
@@ -744,7 +786,8 @@ Status RabbitMqTransport::Impl::Locked(const std::function<Status()>& work) {
     }();
     if (status) break;
     admin.Close();
-    const bool again = status.error().error_class == ErrorClass::kConflict || status.error().Retryable();
+    const bool again =
+        status.error().error_class == ErrorClass::kConflict || status.error().Retryable();
     if (!again || std::chrono::steady_clock::now() > deadline) return status;
     std::this_thread::sleep_for(kLockPause);
   }
@@ -753,20 +796,24 @@ Status RabbitMqTransport::Impl::Locked(const std::function<Status()>& work) {
     amqp_queue_delete(admin.state(), kChannel, Bytes(lock), 0, 0);
     status = admin.Reply("unlocking " + lock);
     if (status) {
-      status = admin.Check(amqp_channel_close(admin.state(), kChannel, AMQP_REPLY_SUCCESS), "closing a channel");
+      status = admin.Check(amqp_channel_close(admin.state(), kChannel, AMQP_REPLY_SUCCESS),
+                           "closing a channel");
     }
   }
   if (!status) admin.Close();  // with its lock
   return status;
 }
 
-Status RabbitMqTransport::Impl::DeclareStream(const std::string& queue, const std::string& binding) {
+Status RabbitMqTransport::Impl::DeclareStream(const std::string& queue,
+                                              const std::string& binding) {
   amqp_table_entry_t type = TextEntry("x-queue-type", "stream");
-  const auto* declared = amqp_queue_declare(admin.state(), kChannel, Bytes(queue), 0, 1, 0, 0, {1, &type});
+  const auto* declared =
+      amqp_queue_declare(admin.state(), kChannel, Bytes(queue), 0, 1, 0, 0, {1, &type});
   LEAT_TRY(admin.Reply("declaring " + queue));
   const bool is_new = declared->message_count == 0;
   if (!binding.empty()) {
-    amqp_queue_bind(admin.state(), kChannel, Bytes(queue), Bytes(options.exchange), Bytes(binding), amqp_empty_table);
+    amqp_queue_bind(admin.state(), kChannel, Bytes(queue), Bytes(options.exchange), Bytes(binding),
+                    amqp_empty_table);
     LEAT_TRY(admin.Reply("binding " + queue));
   }
   if (!is_new) return {};
@@ -783,14 +830,16 @@ Status RabbitMqTransport::Impl::DeclareStream(const std::string& queue, const st
 Status RabbitMqTransport::Impl::ReadRegistry() {
   LEAT_ASSIGN(const auto end, tails.End(Registry()));
   if (!end) return {};
-  if (registry == nullptr) registry = std::make_unique<StreamSubscription>(options, Registry(), registry_next);
+  if (registry == nullptr)
+    registry = std::make_unique<StreamSubscription>(options, Registry(), registry_next);
   MessageBatch batch;
   const auto deadline = std::chrono::steady_clock::now() + options.timeout;
   while (registry_next < *end) {
     const auto polled = registry->Poll({}, &batch);
     if (std::chrono::steady_clock::now() > deadline) {
       LEAT_TRY(polled);
-      return Fail(ErrorClass::kUnavailable, "rabbitmq: the list of topics cannot be read", "try again");
+      return Fail(ErrorClass::kUnavailable, "rabbitmq: the list of topics cannot be read",
+                  "try again");
     }
     for (const Message& message : batch.messages) {
       registry_next = message.offset + 1;
@@ -821,18 +870,21 @@ Result<TopicInfo> RabbitMqTransport::Impl::Known(std::string_view topic) {
 Result<uint32_t> RabbitMqTransport::Impl::Partitions(std::string_view topic, uint32_t partition) {
   LEAT_ASSIGN(const TopicInfo known, Known(topic));
   if (partition < known.partitions) return known.partitions;
-  return Fail(ErrorClass::kNotFound, "topic " + std::string(topic) + " has no partition " + std::to_string(partition) +
-                                         ", only " + std::to_string(known.partitions));
+  return Fail(ErrorClass::kNotFound, "topic " + std::string(topic) + " has no partition " +
+                                         std::to_string(partition) + ", only " +
+                                         std::to_string(known.partitions));
 }
 
-Result<std::vector<events::Position>> RabbitMqTransport::Impl::Publish(std::string_view topic, std::optional<uint32_t> to,
-                                                                       const std::vector<events::Event>& events,
-                                                                       bool read_back) {
+Result<std::vector<events::Position>> RabbitMqTransport::Impl::Publish(
+    std::string_view topic, std::optional<uint32_t> to, const std::vector<events::Event>& events,
+    bool read_back) {
   LEAT_ASSIGN(const uint32_t count, Partitions(topic, to.value_or(0)));
   for (const auto& event : events) {
     LEAT_TRY(events::CheckLimits(event.view()));
     if (event.view().datacontenttype.size() > kShortTextBytesMax) {
-      return Invalid("datacontenttype: is longer than " + std::to_string(kShortTextBytesMax) + " bytes", "AMQP takes no more");
+      return Invalid(
+          "datacontenttype: is longer than " + std::to_string(kShortTextBytesMax) + " bytes",
+          "AMQP takes no more");
     }
     AttributeTexts texts;
     size_t bytes = 0;
@@ -852,7 +904,8 @@ Result<std::vector<events::Position>> RabbitMqTransport::Impl::Publish(std::stri
     const uint32_t partition = to ? *to : PartitionOf(KeyOf(event.view()), count);
     positions.push_back({std::string(topic), partition, 0, 0});
     Sender::Item& item = items.emplace_back();
-    item.key = std::string(topic) + "." + std::to_string(partition) + "." + std::string(event.view().type);
+    item.key =
+        std::string(topic) + "." + std::to_string(partition) + "." + std::string(event.view().type);
     item.key.resize(std::min(item.key.size(), kShortTextBytesMax));
     numbers.push_back(next_number++);
     item.message_id = instance + std::to_string(numbers.back());
@@ -898,9 +951,11 @@ Features RabbitMqTransport::features() const {
   return features;
 }
 
-Status RabbitMqTransport::CreateTopic(std::string_view topic, uint32_t partitions, std::string_view owner) {
+Status RabbitMqTransport::CreateTopic(std::string_view topic, uint32_t partitions,
+                                      std::string_view owner) {
   LEAT_TRY(events::CheckTopicName(topic));
-  if (partitions == 0) return Invalid("topic " + std::string(topic) + ": 0 partitions", "at least 1");
+  if (partitions == 0)
+    return Invalid("topic " + std::string(topic) + ": 0 partitions", "at least 1");
   LEAT_TRY(CheckWords(topic));
   const auto check = [&]() -> Result<bool> {  // whether it is there
     const auto known = impl_->Known(topic);
@@ -908,8 +963,10 @@ Status RabbitMqTransport::CreateTopic(std::string_view topic, uint32_t partition
     LEAT_TRY(known);
     if (known->partitions == partitions && known->owner == owner) return true;
     return Fail(ErrorClass::kConflict,
-                "topic " + std::string(topic) + " has " + std::to_string(known->partitions) + " partitions" +
-                    (known->owner.empty() ? "" : " and belongs to " + known->owner) + ", not " + std::to_string(partitions),
+                "topic " + std::string(topic) + " has " + std::to_string(known->partitions) +
+                    " partitions" +
+                    (known->owner.empty() ? "" : " and belongs to " + known->owner) + ", not " +
+                    std::to_string(partitions),
                 "configure as many, or use another topic: keys do not move between partitions");
   };
   LEAT_ASSIGN(bool there, check());
@@ -952,10 +1009,12 @@ Result<std::vector<TopicInfo>> RabbitMqTransport::Topics() {
   return out;
 }
 
-Result<std::unique_ptr<Subscription>> RabbitMqTransport::Subscribe(std::string_view topic, uint32_t partition,
+Result<std::unique_ptr<Subscription>> RabbitMqTransport::Subscribe(std::string_view topic,
+                                                                   uint32_t partition,
                                                                    uint64_t offset) {
   LEAT_TRY(impl_->Partitions(topic, partition));
-  return std::make_unique<StreamSubscription>(impl_->options, impl_->QueueOf(topic, partition), offset);
+  return std::make_unique<StreamSubscription>(impl_->options, impl_->QueueOf(topic, partition),
+                                              offset);
 }
 
 Result<PartitionEnd> RabbitMqTransport::End(std::string_view topic, uint32_t partition) {
@@ -964,11 +1023,12 @@ Result<PartitionEnd> RabbitMqTransport::End(std::string_view topic, uint32_t par
   return PartitionEnd{end.value_or(0), 0};
 }
 
-Result<std::vector<events::Position>> RabbitMqTransport::Publish(std::string_view topic,
-                                                                 const std::vector<events::Event>& events) {
+Result<std::vector<events::Position>> RabbitMqTransport::Publish(
+    std::string_view topic, const std::vector<events::Event>& events) {
   LEAT_ASSIGN(const TopicInfo known, impl_->Known(topic));
   if (!known.owner.empty()) {
-    return Fail(ErrorClass::kConflict, "topic " + std::string(topic) + " is written only by " + known.owner,
+    return Fail(ErrorClass::kConflict,
+                "topic " + std::string(topic) + " is written only by " + known.owner,
                 "publish to a topic of your own");
   }
   return impl_->Publish(topic, std::nullopt, events, true);

@@ -1,6 +1,8 @@
-// RabbitMQ, by rabbitmq-c over AMQP 0.9.1. A partition is a stream queue "<exchange>.<topic>.<partition>", bound to the durable
-// topic exchange by "<topic>.<partition>.#"; an event is published with the routing key "<topic>.<partition>.<type>", so that
-// others can bind by pattern. Attributes are headers "cloudEvents_<name>", the body is the bare data (docs/transports.md).
+// RabbitMQ, by rabbitmq-c over AMQP 0.9.1. A partition is a stream queue
+// "<exchange>.<topic>.<partition>", bound to the durable topic exchange by "<topic>.<partition>.#";
+// an event is published with the routing key "<topic>.<partition>.<type>", so that others can bind
+// by pattern. Attributes are headers "cloudEvents_<name>", the body is the bare data
+// (docs/transports.md).
 #pragma once
 
 #include <chrono>
@@ -18,7 +20,8 @@ struct RabbitMqOptions {
   std::string vhost = "/";
   std::string username = "guest";
   std::string password = "guest";
-  // Of all topics, and the beginning of the names of all queues: several installations can share a broker.
+  // Of all topics, and the beginning of the names of all queues: several installations can share a
+  // broker.
   std::string exchange = "leat";
   // The peer is given up after two of them without a sign of life.
   int heartbeat_s = 10;
@@ -34,8 +37,9 @@ struct RabbitMqOptions {
 
 // Thread-safe. Subscriptions must be gone before it is destroyed.
 //
-// Offsets are those of the stream behind its first message, which is a mark that makes the end of an empty stream known.
-// End() is what this process has seen: what another one published a moment ago may be missing.
+// Offsets are those of the stream behind its first message, which is a mark that makes the end of
+// an empty stream known. End() is what this process has seen: what another one published a moment
+// ago may be missing.
 class RabbitMqTransport final : public Transport {
  public:
   // Errors: kInvalid (credentials, TLS files), kUnavailable (no broker answers).
@@ -43,13 +47,14 @@ class RabbitMqTransport final : public Transport {
   ~RabbitMqTransport() override;
 
   Features features() const override;
-  Status CreateTopic(std::string_view topic, uint32_t partitions, std::string_view owner = {}) override;
+  Status CreateTopic(std::string_view topic, uint32_t partitions,
+                     std::string_view owner = {}) override;
   Result<std::vector<TopicInfo>> Topics() override;
   Result<std::unique_ptr<Subscription>> Subscribe(std::string_view topic, uint32_t partition,
                                                   uint64_t offset) override;
   Result<PartitionEnd> End(std::string_view topic, uint32_t partition) override;
-  // At least once: after an error some of the events may be there. The broker's confirms do not tell offsets: they are read
-  // back from the streams.
+  // At least once: after an error some of the events may be there. The broker's confirms do not
+  // tell offsets: they are read back from the streams.
   Result<std::vector<events::Position>> Publish(std::string_view topic,
                                                 const std::vector<events::Event>& events) override;
   // Confirmed, and not read back.

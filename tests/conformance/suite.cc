@@ -54,7 +54,8 @@ class Case {
     ++*assertions_;
     Must(status);
   }
-  // Polls until something comes. A transport whose End is ahead of what it has at hand may need more than one.
+  // Polls until something comes. A transport whose End is ahead of what it has at hand may need
+  // more than one.
   void PollSome(Subscription& subscription, const PollLimits& limits, MessageBatch* batch) {
     const auto deadline = std::chrono::steady_clock::now() + kPatience;
     do {
@@ -403,7 +404,8 @@ void ThousandTopics(Case& c) {
 
 void RefusedClearly(Case& c) {
   c.Refused(c.transport().Publish("nowhere", {DataEvent("x")}), ErrorClass::kNotFound, "nowhere");
-  c.Refused(c.transport().PublishTo("nowhere", 0, {DataEvent("x")}), ErrorClass::kNotFound, "nowhere");
+  c.Refused(c.transport().PublishTo("nowhere", 0, {DataEvent("x")}), ErrorClass::kNotFound,
+            "nowhere");
   c.Refused(c.transport().Subscribe("nowhere", 0, 0), ErrorClass::kNotFound, "nowhere");
   c.Refused(c.transport().End("nowhere", 0), ErrorClass::kNotFound, "nowhere");
   c.Topic("three", 3);
@@ -453,9 +455,10 @@ void PublishToAPartition(Case& c) {
   for (uint32_t partition = 0; partition < kPartitions; ++partition) {
     for (uint64_t round = 0; round < 5; ++round) {
       // Whatever their keys are.
-      c.Equal(c.Take(c.transport().End("relayed", partition)).offset, 2 * round, "the partition's end");
-      c.Take(c.transport().PublishTo("relayed", partition,
-                                     {Keyed("k" + Number(n), Number(n)), Keyed("k", Number(n + 1))}));
+      c.Equal(c.Take(c.transport().End("relayed", partition)).offset, 2 * round,
+              "the partition's end");
+      c.Take(c.transport().PublishTo(
+          "relayed", partition, {Keyed("k" + Number(n), Number(n)), Keyed("k", Number(n + 1))}));
       n += 2;
     }
   }
@@ -465,7 +468,8 @@ void PublishToAPartition(Case& c) {
       c.Expect(event.view().data == Number(n++), "in order, and all of them");
     }
   }
-  c.Refused(c.transport().PublishTo("relayed", kPartitions, {DataEvent("x")}), ErrorClass::kNotFound, "3");
+  c.Refused(c.transport().PublishTo("relayed", kPartitions, {DataEvent("x")}),
+            ErrorClass::kNotFound, "3");
   c.Take(c.transport().PublishTo("relayed", 0, {}));
 }
 
@@ -580,8 +584,10 @@ void WaitsNoLongerThanAsked(Case& c) {
   c.Expect(took < kPatience, "neither waited for its timeout");
 }
 
-// Traffic while the broker goes away and comes back: whoever tries again loses nothing, and order stays.
-void BrokerAway(Case& c, const std::string& topic, const std::function<void(test::Broker*)>& disturb) {
+// Traffic while the broker goes away and comes back: whoever tries again loses nothing, and order
+// stays.
+void BrokerAway(Case& c, const std::string& topic,
+                const std::function<void(test::Broker*)>& disturb) {
   c.Topic(topic);
   constexpr uint64_t kAfterwards = 100;
   std::atomic<uint64_t> acknowledged{0};
@@ -630,7 +636,8 @@ void BrokerAway(Case& c, const std::string& topic, const std::function<void(test
     disturb(c.harness().broker());
     const uint64_t then = acknowledged;
     const auto deadline = std::chrono::steady_clock::now() + 2 * kPatience;
-    while (acknowledged < then + kAfterwards && wrong_errors == 0 && std::chrono::steady_clock::now() < deadline) {
+    while (acknowledged < then + kAfterwards && wrong_errors == 0 &&
+           std::chrono::steady_clock::now() < deadline) {
       std::this_thread::sleep_for(kNothing);
     }
     c.Expect(acknowledged >= then + kAfterwards, "it goes on when the broker is back");
@@ -694,7 +701,8 @@ void RunSuite(const TransportUnderTest& transport,
               const std::function<void(const CaseResult&)>& on_result) {
   const char* const wanted = std::getenv("LEAT_CASE");
   for (const NamedCase& named : kCases) {
-    if (wanted != nullptr && std::string_view(named.name).find(wanted) == std::string_view::npos) continue;
+    if (wanted != nullptr && std::string_view(named.name).find(wanted) == std::string_view::npos)
+      continue;
     CaseResult result;
     result.name = named.name;
     const auto harness = transport.make();

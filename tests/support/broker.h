@@ -36,8 +36,9 @@ class Broker {
 
  private:
   int Try(const std::string& verb) const {
-    const std::string command = std::string(LEAT_SOURCE_DIR "/deploy/") + script_ + " " + verb + " --port " +
-                                std::to_string(port_) + " --dir " + folder_.Sub(script_);
+    const std::string command = std::string(LEAT_SOURCE_DIR "/deploy/") + script_ + " " + verb +
+                                " --port " + std::to_string(port_) + " --dir " +
+                                folder_.Sub(script_);
     return std::system(command.c_str());
   }
 

@@ -213,7 +213,8 @@ TEST_CASE("an input whose decision is an error stops the runner before it") {
     REQUIRE_FALSE(error.has_value());
     CHECK(error.error().message.find("cannot decide") != std::string::npos);
   }
-  // What came before it in the same batch is not committed, and nobody builds on it: it is decided again.
+  // What came before it in the same batch is not committed, and nobody builds on it: it is decided
+  // again.
   CHECK(shard->log()->size() == 0);
   {
     DeciderRunner again(shard.get(), &counter, transport.get(), Input());
@@ -269,8 +270,7 @@ TEST_CASE("an event beyond the limits is refused before anything is staged of it
         ErrorClass::kInvalid);
   CHECK(shard->HasStaged());
   Must(shard->Commit(true));
-  CHECK(ReadLog(*shard->log()) ==
-        std::vector<std::string>{"test.counted.v1 counter-b b b=1 -"});
+  CHECK(ReadLog(*shard->log()) == std::vector<std::string>{"test.counted.v1 counter-b b b=1 -"});
 }
 
 TEST_CASE("a full disk refuses a commit, which can be made when there is room again") {
@@ -471,10 +471,13 @@ class Gappy final : public bus::Transport {
   bus::Features features() const override { return inner_->features(); }
   Status CreateTopic(std::string_view, uint32_t, std::string_view) override { return {}; }
   Result<std::vector<bus::TopicInfo>> Topics() override { return inner_->Topics(); }
-  Result<std::vector<events::Position>> Publish(std::string_view, const std::vector<events::Event>&) override {
+  Result<std::vector<events::Position>> Publish(std::string_view,
+                                                const std::vector<events::Event>&) override {
     return std::vector<events::Position>{};
   }
-  Status PublishTo(std::string_view, uint32_t, const std::vector<events::Event>&) override { return {}; }
+  Status PublishTo(std::string_view, uint32_t, const std::vector<events::Event>&) override {
+    return {};
+  }
 
  private:
   class Leaving final : public bus::Subscription {
@@ -614,7 +617,8 @@ class Relayed {
   void Run(bool relay = true) {
     std::unique_ptr<Relay> relaying;
     if (relay) {
-      relaying = std::make_unique<Relay>(shard_.get(), transport_.get(), "counted", 0, Must(Claim()));
+      relaying =
+          std::make_unique<Relay>(shard_.get(), transport_.get(), "counted", 0, Must(Claim()));
       Must(relaying->Start());
     }
     DeciderRunner runner(shard_.get(), &counter_, transport_.get(), Input());
@@ -676,9 +680,9 @@ TEST_CASE("the relay publishes everything once, over restarts at any moment") {
   const auto subscription = Must(world.transport().Subscribe("counted", 0, 0));
   bus::MessageBatch batch;
   Must(subscription->Poll({}, &batch));
-  const auto first = std::find_if(batch.messages.begin(), batch.messages.end(), [](const auto& message) {
-    return message.event.type == test::kCounted;
-  });
+  const auto first =
+      std::find_if(batch.messages.begin(), batch.messages.end(),
+                   [](const auto& message) { return message.event.type == test::kCounted; });
   REQUIRE(first != batch.messages.end());
   CHECK(first->event.streamversion == 1);
   CHECK(first->event.position == 0);
@@ -707,7 +711,8 @@ TEST_CASE("a relay goes on after a transport that was away, whatever had arrived
 
 // A second owner of the same partition, with a shard of its own.
 struct SecondOwner {
-  explicit SecondOwner(Relayed* first) : world(first), shard(OpenShard(first->temp().Sub("second"))) {}
+  explicit SecondOwner(Relayed* first)
+      : world(first), shard(OpenShard(first->temp().Sub("second"))) {}
   Result<Ownership> Claim() {
     return ClaimTopic(shard.get(), &counter, &world->transport(), "counted", 0, Input(), nullptr);
   }
@@ -729,12 +734,14 @@ TEST_CASE("who lost a partition changes nothing") {
   CHECK(second.shard->log()->size() == 3);
   // What the old one still has in its queues comes late; so does a claim of its own from before.
   events::EventView late;
-  const std::string source = OwnedSource("counter-0", world.shard().log()->incarnation(), old_epoch);
+  const std::string source =
+      OwnedSource("counter-0", world.shard().log()->incarnation(), old_epoch);
   late.type = test::kCounted;
   late.source = source;
   late.position = 3;
   late.data = "a=4";
-  Must(world.transport().PublishTo("counted", 0, {events::Event(late), MakeClaim("counter-0", old_epoch, "late")}));
+  Must(world.transport().PublishTo(
+      "counted", 0, {events::Event(late), MakeClaim("counter-0", old_epoch, "late")}));
   world.Ask("a", 2);
   {
     Relay relay(second.shard.get(), &world.transport(), "counted", 0, ownership);
@@ -780,7 +787,8 @@ TEST_CASE("an owner whose log went another way is told so") {
   CHECK((Stored(*world.shard().log()) == Stored(*second.shard->log())));
 }
 
-TEST_CASE("what does not belong on a partition goes to the dead letters, and the partition goes on") {
+TEST_CASE(
+    "what does not belong on a partition goes to the dead letters, and the partition goes on") {
   Relayed world;
   world.Ask("a", 1);
   world.Run();
@@ -808,7 +816,8 @@ TEST_CASE("what does not belong on a partition goes to the dead letters, and the
   REQUIRE(batch.messages.size() == 1);
   CHECK(batch.messages[0].event.type == events::kDeadLettered);
   CHECK(batch.messages[0].event.id.starts_with("counted/0@"));
-  const std::string json = Must(events::DataToJson(events::kDeadLettered, batch.messages[0].event.data));
+  const std::string json =
+      Must(events::DataToJson(events::kDeadLettered, batch.messages[0].event.data));
   CHECK(json.find("not from the partition's owner") != std::string::npos);
   CHECK(batch.messages[0].event.data.find("a stranger's bytes") != std::string_view::npos);
 }
@@ -847,8 +856,9 @@ TEST_CASE("what counts on a partition") {
   CHECK(verdict(owned(1, 0)) == Verdict::kPassedOver);
   CHECK(verdict(owned(1, 2)) == Verdict::kCounts);
   CHECK(verdict(MakeClaim("s-0", 4, "y")) == Verdict::kPassedOver);
-  CHECK(verdict(owned(1, 3)) == Verdict::kPassedOver);                // had lost it
-  CHECK(verdict(MakeClaim("s-0", 3, "z")) == Verdict::kPassedOver);  // too low: as if it were not there
+  CHECK(verdict(owned(1, 3)) == Verdict::kPassedOver);  // had lost it
+  CHECK(verdict(MakeClaim("s-0", 3, "z")) ==
+        Verdict::kPassedOver);  // too low: as if it were not there
   CHECK(verdict(owned(3, 3)) == Verdict::kPassedOver);
   CHECK(verdict(owned(4, 3)) == Verdict::kCounts);
   CHECK(position.epoch == 4);
