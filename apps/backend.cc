@@ -196,14 +196,17 @@ class LocalBackend final : public Backend {
 
 }  // namespace
 
-Result<std::unique_ptr<Backend>> OpenBackend(const NodeOptions& options, Folder folder) {
+Result<std::unique_ptr<Backend>> OpenBackend(const NodeOptions& options, Folder folder,
+                                             Pipeline pipeline) {
   if (folder == Folder::kMustExist && !std::filesystem::exists(options.data + "/format")) {
     return Fail(ErrorClass::kNotFound, "there is no data folder at " + options.data,
                 "name one with --data, or make one by ingesting or publishing");
   }
   LEAT_ASSIGN(auto server, eventstore::FindServer(options.data));
   if (server) return std::make_unique<RemoteBackend>(std::move(*server));
-  LEAT_ASSIGN(auto node, Node::Open(options));
+  NodeOptions opened = options;
+  opened.observes = pipeline == Pipeline::kIsRead;
+  LEAT_ASSIGN(auto node, Node::Open(opened));
   return std::make_unique<LocalBackend>(std::move(node));
 }
 

@@ -36,8 +36,11 @@ class Backend {
 };
 
 enum class Folder { kMustExist, kMayBeNew };
+// Without a server, on a broker: whether this process runs the pipeline, or reads what others wrote.
+enum class Pipeline { kRuns, kIsRead };
 
 // Errors: kNotFound (no data folder), kConflict (in use by a process that is not a server), and those of Node::Open.
-Result<std::unique_ptr<Backend>> OpenBackend(const NodeOptions& options, Folder folder);
+Result<std::unique_ptr<Backend>> OpenBackend(const NodeOptions& options, Folder folder,
+                                             Pipeline pipeline);
 
 }  // namespace leat::apps

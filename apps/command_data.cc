@@ -15,7 +15,7 @@ std::string Text(const json& value) {
 }
 
 Status Topics(const Context& context, bool as_json) {
-  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist));
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist, Pipeline::kIsRead));
   LEAT_ASSIGN(const std::string answer, backend->Call("GET", "/api/topics"));
   if (as_json) {
     Print(answer + "\n");
@@ -41,7 +41,7 @@ struct StreamsOptions {
 
 // All of them, page by page.
 Status Streams(const Context& context, const StreamsOptions& options) {
-  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist));
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist, Pipeline::kIsRead));
   constexpr uint64_t kPage = 1000;
   json next = options.after.empty() ? json() : json(options.after);
   uint64_t left = options.limit;
@@ -81,7 +81,7 @@ struct VerifyOptions {
 };
 
 Status Verify(const Context& context, const VerifyOptions& options) {
-  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist));
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist, Pipeline::kIsRead));
   if (!options.at_block.empty() && !options.state_root) {
     return Invalid("--at-block: goes with --state-root", "add it, or leave the block out");
   }
@@ -126,7 +126,7 @@ struct RebuildOptions {
 };
 
 Status Rebuild(const Context& context, const RebuildOptions& options) {
-  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist));
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist, Pipeline::kRuns));
   json out;
   Node* node = backend->node();
   if (node != nullptr && options.name == "balances") {

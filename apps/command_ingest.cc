@@ -73,7 +73,7 @@ Status Ingest(const Context& context, const IngestOptions& options) {
   if (!options.opening_balances.empty()) {
     LEAT_ASSIGN(opening, ReadOpening(options.opening_balances, options.chain));
   }
-  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMayBeNew));
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMayBeNew, Pipeline::kRuns));
 
   ingest::ReadOptions read;
   read.paths = options.paths;

@@ -84,7 +84,7 @@ Status Publish(const Context& context, const PublishOptions& options) {
     }
     LEAT_ASSIGN(body, ListOf(text.str()));
   }
-  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMayBeNew));
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMayBeNew, Pipeline::kIsRead));
   LEAT_ASSIGN(const std::string answer,
               backend->Call("POST", Target(options.topic, options.partitions), body));
   if (options.json) {
@@ -98,7 +98,7 @@ Status Publish(const Context& context, const PublishOptions& options) {
 }
 
 Status Replay(const Context& context, const ReplayOptions& options) {
-  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist));
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist, Pipeline::kIsRead));
   std::string target = "/api/events?format=jsonl";
   const auto add = [&](std::string_view name, const std::string& value) {
     if (!value.empty()) target += "&" + std::string(name) + "=" + gateway::PercentEncode(value);

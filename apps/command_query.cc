@@ -45,7 +45,7 @@ std::string Parameters(const QueryOptions& options) {
 
 // The answer reflects all that was published before the question, with a server, too.
 Result<std::unique_ptr<Backend>> OpenCaughtUp(const Context& context) {
-  LEAT_ASSIGN(auto backend, OpenBackend(context.node, Folder::kMustExist));
+  LEAT_ASSIGN(auto backend, OpenBackend(context.node, Folder::kMustExist, Pipeline::kIsRead));
   core::Progress progress("catching up", "events", 0);
   LEAT_TRY(backend->CatchUp([&](uint64_t applied, uint64_t total) {
     progress.SetTotal(total);

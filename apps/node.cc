@@ -159,6 +159,7 @@ Status Node::OpenFeed() {
   const std::string topic(ingest::kChainBlocksTopic);
   if (!relayed_) return embedded_->Mount(topic, 0, "ingest", ingest_shard_->log());
   LEAT_TRY(transport_->CreateTopic(topic, 1, "ingest"));
+  if (options_.observes) return {};
   LEAT_ASSIGN(const auto ownership, runtime::ClaimTopic(ingest_shard_.get(), &feed_->evolver(),
                                                         transport_.get(), topic, 0, {}, nullptr));
   feed_relay_ =
@@ -182,6 +183,7 @@ Result<std::unique_ptr<Node>> Node::Open(const NodeOptions& options) {
   ledger.path = sub("shards/ledger-0");
   ledger.input_topic = ingest::kChainBlocksTopic;
   ledger.relayed = node->relayed_;
+  ledger.observes = options.observes && node->relayed_;
   LEAT_ASSIGN(node->ledger_, ledger::Service::Open(ledger, node->transport_.get()));
   if (!node->relayed_) {
     LEAT_TRY(
@@ -226,7 +228,7 @@ gateway::Services Node::services() {
   services.ledger = ledger_.get();
   services.balances = balances_.get();
   services.default_chain = options_.default_chain;
-  if (relayed_) {
+  if (feed_relay_ != nullptr) {
     services.feed_error = [this] { return feed_relay_->status().error(); };
     services.blocks_published = [this](std::chrono::milliseconds timeout) {
       return WaitBlocksPublished(timeout);

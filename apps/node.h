@@ -40,6 +40,9 @@ struct NodeOptions {
   // On the embedded transport, shards' logs are the topics themselves; false: they are relayed to
   // topics of their own, as they are on brokers.
   bool mount_logs = true;
+  // On a broker, only reads: claims no partition, so that a question takes nothing away from whoever owns them. The balances
+  // are kept up to date all the same.
+  bool observes = false;
 };
 
 // Thread-safe once opened.

@@ -20,6 +20,7 @@ Result<std::unique_ptr<Service>> Service::Open(const ServiceOptions& options,
   if (!options.relayed) return service;
   const std::string topic(kLedgerEntriesTopic);
   LEAT_TRY(transport->CreateTopic(topic, 1, kServiceName));
+  if (options.observes) return service;
   LEAT_ASSIGN(const auto ownership, runtime::ClaimTopic(service->shard_.get(), &service->decider_, transport, topic, 0,
                                                         service->Input(), nullptr));
   service->relay_ = std::make_unique<runtime::Relay>(service->shard_.get(), transport, topic, 0, ownership);
@@ -36,7 +37,7 @@ bool Service::WaitPublished(std::chrono::milliseconds timeout) const {
 }
 
 Result<uint64_t> Service::PublishedEnd() const {
-  if (relay_ == nullptr) return decided();
+  if (!options_.relayed) return decided();
   LEAT_ASSIGN(const auto end, transport_->End(kLedgerEntriesTopic, 0));
   return end.offset;
 }
@@ -48,6 +49,7 @@ runtime::RunnerOptions Service::Input() const {
 }
 
 Status Service::Start() {
+  if (options_.observes) return {};
   if (relay_ != nullptr) LEAT_TRY(relay_->Start());
   return StartRunner();
 }
@@ -58,6 +60,7 @@ uint64_t Service::applied() const {
 }
 
 bool Service::WaitApplied(uint64_t next, std::chrono::milliseconds timeout) const {
+  if (options_.observes) return true;  // what there is to wait for, others do
   std::shared_ptr<runtime::DeciderRunner> runner;
   {
     std::lock_guard lock(mutex_);

@@ -20,6 +20,8 @@ struct ServiceOptions {
   // The log is relayed to the topic kLedgerEntriesTopic, and is rebuilt from there; false: it is that topic, mounted by whoever
   // opens the service.
   bool relayed = false;
+  // Relayed, it neither claims the partition nor decides: what others decide is there to be read.
+  bool observes = false;
 };
 
 // Thread-safe once opened. The transport must outlive it.

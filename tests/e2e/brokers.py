@@ -11,6 +11,7 @@ as the machine lets it.
 
 import argparse
 import base64
+import copy
 import json
 import os
 import random
@@ -54,6 +55,21 @@ class OnBroker(Leat):
         return [self.binary, "--data", self.data, "--transport", self.transport, *self.settings, *map(str, arguments)]
 
 
+    def on_other_folder(self):
+        other = copy.copy(self)
+        other.data += "-other"
+        os.makedirs(other.data)
+        # A folder of the same installation: it has a format, and no shard yet.
+        for name in ("format", "transport"):
+            shutil.copy(os.path.join(self.data, name), other.data)
+        return other
+
+
+def owned_by(leat):
+    """How many events the topics hold, claims among them."""
+    return {topic["topic"]: topic["events"] for topic in leat.json("topics")["topics"]}
+
+
 class World:
     def __init__(self, arguments, folder):
         self.arguments, self.folder = arguments, folder
@@ -86,8 +102,15 @@ def undisturbed(world, expected):
     equal(outcome(leat), expected, "undisturbed")
     leat.ingest(world.genesis)
     equal(outcome(leat), expected, "ingested twice")
+    # A question takes nothing away: not one claim more, while another data folder on the same topics answers it.
+    claims = owned_by(leat)
+    other = leat.on_other_folder()
+    equal(outcome(other), expected, "another data folder on the same topics")
+    equal(owned_by(leat), claims, "claims after questions")
     # Another data folder has nothing but the broker's topics, and comes to the same.
     shutil.rmtree(os.path.join(leat.data, "shards"))
+    leat.ingest(world.genesis)
+    leat.ok("verify")
     equal(outcome(leat), expected, "all shards deleted, and rebuilt from their topics")
     Leat(leat.binary, leat.data).error("--transport", "embedded", "topics", mentions=["data folder is of transport"])
 
@@ -236,6 +259,7 @@ def strangers(world, expected):
     for headers, body in letters:
         client.write(leat, "ledger.entries", headers, body)
         client.write(leat, "chain.blocks", headers, body)
+    leat.ingest(world.genesis)  # whoever owns the partitions comes past them
     equal(outcome(leat), expected, "the state after strangers wrote into our topics")
     for topic in ("chain.blocks", "ledger.entries"):
         dead = leat.lines("replay", "--topic", topic + ".dead")
