@@ -239,7 +239,9 @@ Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* tra
       claimed = true;
       deadline = std::chrono::steady_clock::now() + kReadBackMax;
     }
-    LEAT_TRY(subscription->Poll({}, &batch));
+    if (auto polled = subscription->Poll({}, &batch); !polled && !polled.error().Retryable()) {
+      return std::unexpected(polled.error());
+    }
     const auto now = std::chrono::steady_clock::now();
     if (!batch.messages.empty()) deadline = now + kReadBackMax;
     if (now > deadline) {

@@ -534,7 +534,7 @@ class Tails final : public Link {
   Result<std::optional<uint64_t>> End(const std::string& queue) {
     std::unique_lock lock(mutex_);
     Tail& tail = Follow(lock, queue);
-    const auto deadline = std::chrono::steady_clock::now() + options_.timeout;
+    const auto deadline = std::chrono::steady_clock::now() + options_.confirm_timeout;
     while (!tail.settled || tail.seen < tail.confirmed) {
       const auto now = std::chrono::steady_clock::now();
       const bool catching_up = tail.following && !tail.settled && tail.next > 0;
@@ -774,34 +774,31 @@ class RabbitMqTransport::Impl {
 Status RabbitMqTransport::Impl::Locked(const std::function<Status()>& work) {
   std::lock_guard guard(admin_mutex);
   const std::string lock = options.exchange + ".lock";
+  const auto once = [&]() -> Status {
+    if (!admin.is_open()) LEAT_TRY(admin.Open(options, 0));
+    LEAT_TRY(admin.OpenChannel(kChannel));
+    // A queue that is exclusive to a connection is gone with it.
+    amqp_queue_declare(admin.state(), kChannel, Bytes(lock), 0, 0, 1, 1, amqp_empty_table);
+    if (auto locked = admin.Reply("locking " + lock); !locked) {
+      const bool taken = locked.error().error_class == ErrorClass::kConflict;
+      return taken ? Fail(ErrorClass::kUnavailable, locked.error().message) : locked;
+    }
+    LEAT_TRY(work());
+    amqp_queue_delete(admin.state(), kChannel, Bytes(lock), 0, 0);
+    LEAT_TRY(admin.Reply("unlocking " + lock));
+    return admin.Check(amqp_channel_close(admin.state(), kChannel, AMQP_REPLY_SUCCESS),
+                       "closing a channel");
+  };
+  // The lock is somebody's for a moment, and so is the time in which a broker that was started
+  // again does not know its streams. What was done already is done again.
   const auto deadline = std::chrono::steady_clock::now() + options.timeout;
   for (;;) {
-    auto status = [&]() -> Status {
-      if (!admin.is_open()) LEAT_TRY(admin.Open(options, 0));
-      LEAT_TRY(admin.OpenChannel(kChannel));
-      // A queue that is exclusive to a connection is gone with it.
-      amqp_queue_declare(admin.state(), kChannel, Bytes(lock), 0, 0, 1, 1, amqp_empty_table);
-      LEAT_TRY(admin.Reply("locking " + lock));
-      return {};
-    }();
-    if (status) break;
-    admin.Close();
-    const bool again =
-        status.error().error_class == ErrorClass::kConflict || status.error().Retryable();
-    if (!again || std::chrono::steady_clock::now() > deadline) return status;
+    auto status = once();
+    if (status) return status;
+    admin.Close();  // with its lock
+    if (!status.error().Retryable() || std::chrono::steady_clock::now() > deadline) return status;
     std::this_thread::sleep_for(kLockPause);
   }
-  auto status = work();
-  if (status) {
-    amqp_queue_delete(admin.state(), kChannel, Bytes(lock), 0, 0);
-    status = admin.Reply("unlocking " + lock);
-    if (status) {
-      status = admin.Check(amqp_channel_close(admin.state(), kChannel, AMQP_REPLY_SUCCESS),
-                           "closing a channel");
-    }
-  }
-  if (!status) admin.Close();  // with its lock
-  return status;
 }
 
 Status RabbitMqTransport::Impl::DeclareStream(const std::string& queue,

@@ -141,7 +141,10 @@ def killed(world, expected, rounds):
             except subprocess.TimeoutExpired:
                 ingest.kill()
                 raise Failed(f"ingest did not go on within {RECOVERY_S} s of the broker's return") from None
-            require(ingest.returncode == 0, f"ingest ended with {ingest.returncode}: {errors.decode()[-1500:]}")
+            if ingest.returncode != 0:
+                # One that had only begun says so when the broker goes away; whoever reads that starts it again.
+                require(f"leat: error: {world.broker.name}".encode() in errors, f"ingest ended with {ingest.returncode}: {errors.decode()[-1500:]}")
+                leat.ingest(world.genesis)
         else:
             ingest.kill()
             ingest.communicate()
