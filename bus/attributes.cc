@@ -4,9 +4,12 @@
 
 #include "core/bytes.h"
 #include "core/clock.h"
+#include "events/codec.h"
 
 namespace leat::bus {
 namespace {
+
+constexpr std::string_view kStructuredContentType = "application/cloudevents+json";
 
 // Cuts what lies before `end` off the front of `text`; false when it is not there.
 bool Cut(std::string_view* text, char end, std::string_view* part) {
@@ -98,7 +101,14 @@ Status TakeAttribute(std::string_view name, std::string_view text, events::Event
   return {};
 }
 
-Status FinishAttributes(bool has_spec_version, events::EventView* event) {
+Status FinishEvent(bool has_spec_version, events::EventView* event,
+                   std::vector<events::Event>* structured) {
+  if (!has_spec_version && event->datacontenttype.starts_with(kStructuredContentType)) {
+    LEAT_ASSIGN(*structured, events::EventsFromJson(event->data));
+    if (structured->size() != 1) return Invalid("a message holds one event, this one several");
+    *event = structured->front().view();
+    return {};
+  }
   if (!has_spec_version) {
     return Invalid("specversion: is not " + std::string(kSpecVersion), "send CloudEvents 1.0");
   }

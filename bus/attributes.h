@@ -6,6 +6,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/result.h"
 #include "events/event.h"
@@ -13,7 +14,6 @@
 namespace leat::bus {
 
 inline constexpr std::string_view kSpecVersion = "1.0";
-inline constexpr std::string_view kStructuredContentType = "application/cloudevents+json";
 
 // What must be kept while the texts of an event are used: those that are not in the event as they
 // are written.
@@ -34,9 +34,11 @@ void ForEachAttribute(const events::EventView& event, AttributeTexts* texts, Vis
 // Sets the attribute in `event`; a name that is not known becomes an extension. The text must
 // outlive the event. Errors: kInvalid, naming the attribute.
 Status TakeAttribute(std::string_view name, std::string_view text, events::EventView* event);
-// To be called behind the last attribute. Errors: kInvalid: another specversion, no type, or a
-// limit of the envelope.
-Status FinishAttributes(bool has_spec_version, events::EventView* event);
+// To be called behind the last attribute, with the message's payload as the event's data. A message
+// without attributes may be an event in structured JSON: then `event` views into `structured`.
+// Errors: kInvalid: another specversion, no type, several events, or a limit of the envelope.
+Status FinishEvent(bool has_spec_version, events::EventView* event,
+                   std::vector<events::Event>* structured);
 
 // ---- implementation
 

@@ -1204,7 +1204,7 @@ void Api::Handle(const HttpRequest& request, HttpResponse& response) {
 }
 
 bool Api::IsBlocking(std::string_view, std::string_view target) {
-  // A point lookup and a health check take microseconds; everything else may read much, or wait. A statement has a
+  // A point lookup and liveness take microseconds; everything else may read much, or wait. A statement has a
   // further '/'.
   const size_t mark = std::min(target.find('?'), target.size());
   const std::string_view path = target.substr(0, mark);

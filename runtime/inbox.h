@@ -42,11 +42,11 @@ struct Admission {
 // Moves `position` behind the message, and tells whether it counts:
 // - a claim does not, but from a higher epoch than before on only that epoch's events do;
 // - an event of an owner (an epoch in its source, and a position) counts when it is of the newest
-// epoch and the next one of its
-//   log: a lower epoch is what an owner wrote who had lost the partition, a lower position is a
-//   repetition, and a higher one comes again behind what it lacks;
-// - any other event counts while nobody has claimed the partition, and is rejected from then on; so
-// is what is no event. Errors: kCorrupt for a gap of offsets.
+//   epoch and the next one of its log: a lower epoch is what an owner wrote who had lost the
+//   partition, a lower position is a repetition, a higher one comes again behind what it lacks;
+// - any other event counts while nobody has claimed the partition, and is rejected from then on;
+//   so is what is no event.
+// Errors: kCorrupt for a gap of offsets.
 Result<Admission> Admit(std::string_view topic, const bus::Message& message,
                         InputPosition* position);
 

@@ -12,7 +12,6 @@
 #include "bus/attributes.h"
 #include "bus/partitioner.h"
 #include "core/log.h"
-#include "events/codec.h"
 
 namespace leat::bus {
 namespace {
@@ -27,8 +26,7 @@ constexpr auto kRetryPause = std::chrono::milliseconds(2);
 constexpr auto kAskedAgain = std::chrono::milliseconds(50);
 constexpr size_t kErrorTextMax = 512;
 
-// What we set where the user sets nothing else. Lower-level than topics and offsets nothing here is
-// ours.
+// What we set where the user sets nothing else.
 const std::pair<const char*, const char*> kCommonDefaults[] = {
     {"client.id", "leat"},
     {"socket.keepalive.enable", "true"},
@@ -71,7 +69,6 @@ struct KafkaDeleter {
   void operator()(rd_kafka_topic_t* topic) const { rd_kafka_topic_destroy(topic); }
   void operator()(rd_kafka_queue_t* queue) const { rd_kafka_queue_destroy(queue); }
   void operator()(rd_kafka_conf_t* conf) const { rd_kafka_conf_destroy(conf); }
-  void operator()(rd_kafka_topic_conf_t* conf) const { rd_kafka_topic_conf_destroy(conf); }
   void operator()(rd_kafka_event_t* event) const { rd_kafka_event_destroy(event); }
   void operator()(rd_kafka_NewTopic_t* topic) const { rd_kafka_NewTopic_destroy(topic); }
   void operator()(rd_kafka_AdminOptions_t* options) const {
@@ -250,17 +247,11 @@ Status ReadEvent(const rd_kafka_message_t& message, events::EventView* event,
       }
     }
   }
-  if (!has_spec_version && event->datacontenttype.starts_with(kStructuredContentType)) {
-    LEAT_ASSIGN(*structured, events::EventsFromJson(event->data));
-    if (structured->size() != 1) return Invalid("a message holds one event, this one several");
-    *event = structured->front().view();
-    return {};
-  }
   // The key stands for the attribute where it is not what we take without one.
   const std::string_view key(static_cast<const char*>(message.key), message.key_len);
   if (event->partitionkey.empty() && key != event->subject && key != event->id)
     event->partitionkey = key;
-  return FinishAttributes(has_spec_version, event);
+  return FinishEvent(has_spec_version, event, structured);
 }
 
 }  // namespace
@@ -745,7 +736,7 @@ Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions,
       const char* why = rd_kafka_topic_result_error_string(results[0]);
       return Fail(ClassOf(error),
                   "kafka: creating topic " + name + ": " + (why == nullptr ? "" : why),
-                  "check kafka.replication and the broker's policies");
+                  "check topics.replication and the broker's policies");
     }
     // The brokers learn of it one after another.
     const auto deadline = std::chrono::steady_clock::now() + impl_->options.timeout;

@@ -14,7 +14,6 @@
 #include "core/bytes.h"
 #include "core/clock.h"
 #include "core/log.h"
-#include "events/codec.h"
 
 namespace leat::bus {
 
@@ -129,13 +128,7 @@ Status ReadEvent(const Received& message, events::EventView* event,
       LEAT_TRY(TakeAttribute(name, text, event));
     }
   }
-  if (!has_spec_version && event->datacontenttype.starts_with(kStructuredContentType)) {
-    LEAT_ASSIGN(*structured, events::EventsFromJson(event->data));
-    if (structured->size() != 1) return Invalid("a message holds one event, this one several");
-    *event = structured->front().view();
-    return {};
-  }
-  return FinishAttributes(has_spec_version, event);
+  return FinishEvent(has_spec_version, event, structured);
 }
 
 // Consumes a stream on a channel.
@@ -186,7 +179,7 @@ class Sender final : public Link {
     if (items.empty()) return {};
     auto confirms = std::make_shared<Confirms>();
     confirms->left = items.size();
-    const auto batch = std::make_shared<Batch>(Batch{std::move(items), 0, confirms, false});
+    const auto batch = std::make_shared<Batch>(Batch{std::move(items), 0, confirms});
     {
       std::lock_guard lock(mutex_);
       waiting_.push_back(batch);
@@ -214,7 +207,6 @@ class Sender final : public Link {
     std::vector<Item> items;
     size_t sent = 0;
     std::shared_ptr<Confirms> confirms;
-    bool given_up = false;  // guarded by mutex_
   };
 
   std::string blocked_reason() const {
@@ -224,7 +216,6 @@ class Sender final : public Link {
   // Its items are not looked at any more once this returns.
   void GiveUp(const std::shared_ptr<Batch>& batch) {
     std::lock_guard lock(mutex_);
-    batch->given_up = true;
     std::erase(waiting_, batch);
   }
 
