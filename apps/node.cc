@@ -158,7 +158,7 @@ Status Node::OpenFeed() {
   feed_ = std::make_unique<ingest::ChainFeed>(ingest_shard_.get());
   const std::string topic(ingest::kChainBlocksTopic);
   if (!relayed_) return embedded_->Mount(topic, 0, "ingest", ingest_shard_->log());
-  LEAT_TRY(transport_->CreateTopic(topic, 1, "ingest"));
+  LEAT_TRY(transport_->CreateTopic(topic, 1, {.owner = "ingest"}));
   if (options_.observes) return {};
   LEAT_ASSIGN(const auto ownership, runtime::ClaimTopic(ingest_shard_.get(), &feed_->evolver(),
                                                         transport_.get(), topic, 0, {}, nullptr));

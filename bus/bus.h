@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,6 +26,13 @@ struct Features {
   bool end_at_once = true;       // what End tells can be polled without waiting
   size_t message_bytes_max = events::kDataBytesMax;
   uint32_t topics_max = 0;       // 0: no limit but memory and disk
+};
+
+struct TopicOptions {
+  // The service that writes it: from this process on, only PublishTo does. Empty: anybody may.
+  std::string_view owner = {};
+  // What is older may go. Zero: kept for ever, or as long as the transport is set to.
+  std::chrono::milliseconds retention{0};
 };
 
 struct TopicInfo {
@@ -99,13 +107,48 @@ class Publisher {
                            const std::vector<events::Event>& events) = 0;
 };
 
+// The partitions of a topic that a member of a group is to work on.
+struct Share {
+  std::set<uint32_t> held;
+  // Still held, and wanted by another member: to be released when the work on them has ended.
+  std::set<uint32_t> to_release;
+
+  bool operator==(const Share&) const = default;
+};
+
+// Membership in a group that shares a topic's partitions: each is held by at most one member, and by one as long as there
+// is any. What a member believes to hold may be another's by now (it was paused, or cut off from the broker), so whoever
+// writes on the strength of it must claim the partition (runtime/inbox.h). Destroying it leaves the group. Not thread-safe,
+// except for Wake.
+class Membership {
+ public:
+  virtual ~Membership() = default;
+  // The share now; waits while it is the one that was told last. What was in it and no longer is, is lost: another member
+  // may be at work on it. Errors: kUnavailable (the broker is away: what was held is held, as far as one knows); any other
+  // ends the membership.
+  virtual Result<Share> Poll(std::chrono::milliseconds timeout) = 0;
+  // Of Share::to_release: the work on it has ended.
+  virtual Status Release(uint32_t partition) = 0;
+  // All of a held partition before offset `next` is done with: where the transport's own tools see a group's lag. Does
+  // not wait, and may be lost; the shard's position is the truth.
+  virtual Status Commit(uint32_t partition, uint64_t next) = 0;
+  // From any thread: a Poll that waits returns.
+  virtual void Wake() = 0;
+};
+
 // Thread-safe.
 class Transport : public Publisher, public Subscriber {
  public:
   virtual Features features() const = 0;
-  // Fine when the topic exists with as many partitions. With an owner, which is a service's name, only PublishTo writes it
-  // from this process on. Errors: kConflict (other partitions, another owner), kInvalid (name), kExhausted.
-  virtual Status CreateTopic(std::string_view topic, uint32_t partitions, std::string_view owner = {}) = 0;
+  // Fine when the topic exists like that. Errors: kConflict (other partitions, another owner, another retention or
+  // replication), kInvalid (name), kExhausted.
+  virtual Status CreateTopic(std::string_view topic, uint32_t partitions,
+                             const TopicOptions& options = {}) = 0;
+  // Becomes a member of a group on a topic. `instance` is unique among the members, and the same when a member comes back:
+  // then it may have its partitions back at once. Errors: kNotFound (no such topic), kConflict (such a member is there, as
+  // far as the transport can tell), kInvalid, kUnavailable.
+  virtual Result<std::unique_ptr<Membership>> Join(std::string_view topic, std::string_view group,
+                                                   std::string_view instance) = 0;
   virtual Result<std::vector<TopicInfo>> Topics() = 0;
   // What stopped it for good.
   virtual Status error() const { return {}; }

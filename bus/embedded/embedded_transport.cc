@@ -1,6 +1,7 @@
 #include "bus/embedded/embedded_transport.h"
 
 #include <algorithm>
+#include <condition_variable>
 
 #include "bus/partitioner.h"
 #include "core/bytes.h"
@@ -101,6 +102,54 @@ class StreamSubscription final : public Subscription {
 
 }  // namespace
 
+struct EmbeddedTransport::Group {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<std::string> members;  // guarded by mutex
+  std::set<uint32_t> partitions;
+};
+
+class EmbeddedTransport::GroupMembership final : public Membership {
+ public:
+  GroupMembership(std::shared_ptr<Group> group, std::string_view instance)
+      : group_(std::move(group)), instance_(instance) {}
+  ~GroupMembership() override {
+    {
+      std::lock_guard lock(group_->mutex);
+      std::erase(group_->members, instance_);
+    }
+    group_->changed.notify_all();
+  }
+
+  Result<Share> Poll(std::chrono::milliseconds timeout) override {
+    std::unique_lock lock(group_->mutex);
+    const auto holds = [&] { return group_->members.front() == instance_; };
+    group_->changed.wait_for(lock, timeout, [&] { return woken_ || holds() != told_; });
+    woken_ = false;
+    told_ = holds();
+    Share share;
+    if (told_) share.held = group_->partitions;
+    return share;
+  }
+  Status Release(uint32_t partition) override {
+    return Invalid("partition " + std::to_string(partition) + " is not to be released");
+  }
+  Status Commit(uint32_t, uint64_t) override { return {}; }  // nobody would see it
+  void Wake() override {
+    {
+      std::lock_guard lock(group_->mutex);
+      woken_ = true;
+    }
+    group_->changed.notify_all();
+  }
+
+ private:
+  const std::shared_ptr<Group> group_;
+  const std::string instance_;
+  bool told_ = false;
+  bool woken_ = false;  // guarded by the group's mutex
+};
+
 Result<std::unique_ptr<EmbeddedTransport>> EmbeddedTransport::Open(const std::string& path) {
   std::unique_ptr<EmbeddedTransport> transport(new EmbeddedTransport);
   eventstore::EventStoreOptions options;
@@ -184,7 +233,8 @@ void EmbeddedTransport::Unmount(std::string_view topic, uint32_t partition) {
 }
 
 Status EmbeddedTransport::CreateTopic(std::string_view topic, uint32_t partitions,
-                                      std::string_view owner) {
+                                      const TopicOptions& options) {
+  const std::string_view owner = options.owner;
   LEAT_TRY(events::CheckTopicName(topic));
   if (partitions == 0 || partitions > kPartitionsMax) {
     return Invalid("topic " + std::string(topic) + " with " + std::to_string(partitions) +
@@ -237,6 +287,29 @@ Result<EmbeddedTransport::Topic> EmbeddedTransport::Find(std::string_view topic,
                 "it has " + std::to_string(found->second.partitions));
   }
   return found->second;
+}
+
+Result<std::unique_ptr<Membership>> EmbeddedTransport::Join(std::string_view topic,
+                                                            std::string_view group,
+                                                            std::string_view instance) {
+  LEAT_ASSIGN(const Topic entry, Find(topic, 0));
+  std::shared_ptr<Group> joined;
+  {
+    std::lock_guard lock(mutex_);
+    auto& known = groups_[std::string(topic) + "/" + std::string(group)];
+    if (known == nullptr) known = std::make_shared<Group>();
+    joined = known;
+  }
+  std::lock_guard lock(joined->mutex);
+  auto& members = joined->members;
+  if (std::find(members.begin(), members.end(), instance) != members.end()) {
+    return Fail(ErrorClass::kConflict, "group " + std::string(group) + " has a member " +
+                                           std::string(instance) + " already",
+                "give every member a name of its own");
+  }
+  members.emplace_back(instance);
+  for (uint32_t i = 0; i < entry.partitions; ++i) joined->partitions.insert(i);
+  return std::make_unique<GroupMembership>(joined, instance);
 }
 
 Result<std::unique_ptr<Subscription>> EmbeddedTransport::Subscribe(std::string_view topic,

@@ -35,7 +35,9 @@ class EmbeddedTransport final : public Transport {
   Status error() const override { return store_->error(); }
 
   Features features() const override;
-  Status CreateTopic(std::string_view topic, uint32_t partitions, std::string_view owner = {}) override;
+  Status CreateTopic(std::string_view topic, uint32_t partitions, const TopicOptions& options = {}) override;
+  Result<std::unique_ptr<Membership>> Join(std::string_view topic, std::string_view group,
+                                           std::string_view instance) override;
   Result<std::vector<TopicInfo>> Topics() override;
   Result<std::unique_ptr<Subscription>> Subscribe(std::string_view topic, uint32_t partition,
                                                   uint64_t offset) override;
@@ -57,12 +59,16 @@ class EmbeddedTransport final : public Transport {
   };
   EmbeddedTransport() = default;
   Result<Topic> Find(std::string_view topic, uint32_t partition) const;
+  // The members of a group on a topic, in the order in which they came: the first holds all partitions.
+  struct Group;
+  class GroupMembership;
   // With mutex_ held. Errors: kExhausted when so many more are too many.
   Status CheckCount(uint32_t topics, uint32_t partitions) const;
 
   std::unique_ptr<eventstore::EventStore> store_;
   mutable std::mutex mutex_;
   std::map<std::string, Topic, std::less<>> topics_;  // guarded by mutex_
+  std::map<std::string, std::shared_ptr<Group>> groups_;  // guarded by mutex_; by topic/group
   uint32_t partitions_ = 0;                           // guarded by mutex_; of all topics
 };
 

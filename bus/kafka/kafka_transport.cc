@@ -696,7 +696,8 @@ Features KafkaTransport::features() const {
 }
 
 Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions,
-                                   std::string_view owner) {
+                                   const TopicOptions& wanted_options) {
+  const std::string_view owner = wanted_options.owner;
   LEAT_TRY(events::CheckTopicName(topic));
   if (partitions == 0)
     return Invalid("topic " + std::string(topic) + ": 0 partitions", "at least 1");
@@ -784,6 +785,11 @@ Result<std::vector<TopicInfo>> KafkaTransport::Topics() {
   std::sort(topics.begin(), topics.end(),
             [](const auto& a, const auto& b) { return a.name < b.name; });
   return topics;
+}
+
+Result<std::unique_ptr<Membership>> KafkaTransport::Join(std::string_view, std::string_view,
+                                                      std::string_view) {
+  return Fail(ErrorClass::kUnsupported, "groups are not there yet");
 }
 
 Result<std::unique_ptr<Subscription>> KafkaTransport::Subscribe(std::string_view topic,

@@ -940,7 +940,8 @@ Features RabbitMqTransport::features() const {
 }
 
 Status RabbitMqTransport::CreateTopic(std::string_view topic, uint32_t partitions,
-                                      std::string_view owner) {
+                                      const TopicOptions& options) {
+  const std::string_view owner = options.owner;
   LEAT_TRY(events::CheckTopicName(topic));
   if (partitions == 0)
     return Invalid("topic " + std::string(topic) + ": 0 partitions", "at least 1");
@@ -995,6 +996,11 @@ Result<std::vector<TopicInfo>> RabbitMqTransport::Topics() {
   std::vector<TopicInfo> out;
   for (const auto& [name, info] : impl_->topics) out.push_back(info);
   return out;
+}
+
+Result<std::unique_ptr<Membership>> RabbitMqTransport::Join(std::string_view, std::string_view,
+                                                      std::string_view) {
+  return Fail(ErrorClass::kUnsupported, "groups are not there yet");
 }
 
 Result<std::unique_ptr<Subscription>> RabbitMqTransport::Subscribe(std::string_view topic,

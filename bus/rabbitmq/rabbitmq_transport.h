@@ -48,7 +48,9 @@ class RabbitMqTransport final : public Transport {
 
   Features features() const override;
   Status CreateTopic(std::string_view topic, uint32_t partitions,
-                     std::string_view owner = {}) override;
+                     const TopicOptions& options = {}) override;
+  Result<std::unique_ptr<Membership>> Join(std::string_view topic, std::string_view group,
+                                           std::string_view instance) override;
   Result<std::vector<TopicInfo>> Topics() override;
   Result<std::unique_ptr<Subscription>> Subscribe(std::string_view topic, uint32_t partition,
                                                   uint64_t offset) override;

@@ -19,7 +19,7 @@ Result<std::unique_ptr<Service>> Service::Open(const ServiceOptions& options,
   LEAT_ASSIGN(service->shard_, runtime::Shard::Open(shard));
   if (!options.relayed) return service;
   const std::string topic(kLedgerEntriesTopic);
-  LEAT_TRY(transport->CreateTopic(topic, 1, kServiceName));
+  LEAT_TRY(transport->CreateTopic(topic, 1, {.owner = kServiceName}));
   if (options.observes) return service;
   LEAT_ASSIGN(const auto ownership, runtime::ClaimTopic(service->shard_.get(), &service->decider_, transport, topic, 0,
                                                         service->Input(), nullptr));

@@ -441,7 +441,7 @@ void RefusedClearly(Case& c) {
     c.Equal(c.Take(c.transport().End("three", partition)).offset, uint64_t{0}, "nothing was kept");
   }
   c.Expect(c.Take(c.transport().Publish("three", {})).empty(), "nothing to publish is no error");
-  c.Take(c.transport().CreateTopic("owned", 1, "its owner"));
+  c.Take(c.transport().CreateTopic("owned", 1, {.owner = "its owner"}));
   c.Refused(c.transport().Publish("owned", {DataEvent("x")}), ErrorClass::kConflict, "owned");
   c.Equal(c.Take(c.transport().End("owned", 0)).offset, uint64_t{0}, "nothing was kept");
   c.Take(c.transport().PublishTo("owned", 0, {DataEvent("x")}));

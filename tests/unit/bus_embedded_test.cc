@@ -73,7 +73,7 @@ TEST_CASE("a mounted log is a topic") {
   CHECK(test::ClassOf(transport->PublishTo("facts", 0, {DataEvent("x")})) ==
         ErrorClass::kConflict);
   CHECK(test::ClassOf(transport->CreateTopic("facts", 1)) == ErrorClass::kConflict);
-  CHECK(test::ClassOf(transport->CreateTopic("facts", 1, "other")) == ErrorClass::kConflict);
+  CHECK(test::ClassOf(transport->CreateTopic("facts", 1, {.owner = "other"})) == ErrorClass::kConflict);
   CHECK(test::ClassOf(transport->Mount("facts", 1, "other", shard->log())) ==
         ErrorClass::kConflict);
   const auto another = OpenShard(temp.Sub("another"));
@@ -96,7 +96,7 @@ TEST_CASE("a stored topic is not mounted over") {
   const TempFolder temp;
   const auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
   const auto shard = OpenShard(temp.Sub("shard"));
-  Must(transport->CreateTopic("entries", 1, "ledger"));
+  Must(transport->CreateTopic("entries", 1, {.owner = "ledger"}));
   CHECK(test::ClassOf(transport->Mount("entries", 0, "ledger", shard->log())) ==
         ErrorClass::kConflict);
   CHECK(test::ClassOf(transport->Mount("bad name", 0, "ledger", shard->log())) ==
@@ -107,9 +107,9 @@ TEST_CASE("a stored topic is not mounted over") {
 TEST_CASE("an owned topic takes only what is published by number") {
   const TempFolder temp;
   auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
-  Must(transport->CreateTopic("entries", 1, "ledger"));
-  Must(transport->CreateTopic("entries", 1, "ledger"));
-  CHECK(test::ClassOf(transport->CreateTopic("entries", 2, "ledger")) ==
+  Must(transport->CreateTopic("entries", 1, {.owner = "ledger"}));
+  Must(transport->CreateTopic("entries", 1, {.owner = "ledger"}));
+  CHECK(test::ClassOf(transport->CreateTopic("entries", 2, {.owner = "ledger"})) ==
         ErrorClass::kConflict);
   CHECK(test::ClassOf(transport->CreateTopic("entries", 1)) == ErrorClass::kConflict);
   const auto refused = transport->Publish("entries", {DataEvent("x")});

@@ -13,6 +13,7 @@
 #include "runtime/relay.h"
 #include "runtime/shard.h"
 #include "tests/support/counter.h"
+#include "tests/support/forwarding_transport.h"
 #include "tests/support/test_support.h"
 
 namespace leat::runtime {
@@ -456,27 +457,13 @@ TEST_CASE("an input that was created anew is refused") {
 }
 
 // A subscriber that leaves an offset out.
-class Gappy final : public bus::Transport {
+class Gappy final : public test::ForwardingTransport {
  public:
-  Gappy(bus::Transport* inner, uint64_t missing) : inner_(inner), missing_(missing) {}
+  Gappy(bus::Transport* inner, uint64_t missing) : ForwardingTransport(inner), missing_(missing) {}
   Result<std::unique_ptr<bus::Subscription>> Subscribe(std::string_view topic, uint32_t partition,
                                                        uint64_t offset) override {
     LEAT_ASSIGN(auto subscription, inner_->Subscribe(topic, partition, offset));
     return std::make_unique<Leaving>(std::move(subscription), missing_);
-  }
-  Result<bus::PartitionEnd> End(std::string_view topic, uint32_t partition) override {
-    return inner_->End(topic, partition);
-  }
-
-  bus::Features features() const override { return inner_->features(); }
-  Status CreateTopic(std::string_view, uint32_t, std::string_view) override { return {}; }
-  Result<std::vector<bus::TopicInfo>> Topics() override { return inner_->Topics(); }
-  Result<std::vector<events::Position>> Publish(std::string_view,
-                                                const std::vector<events::Event>&) override {
-    return std::vector<events::Position>{};
-  }
-  Status PublishTo(std::string_view, uint32_t, const std::vector<events::Event>&) override {
-    return {};
   }
 
  private:
@@ -496,7 +483,6 @@ class Gappy final : public bus::Transport {
     std::unique_ptr<bus::Subscription> inner_;
     uint64_t missing_;
   };
-  bus::Transport* inner_;
   uint64_t missing_;
 };
 
@@ -524,23 +510,14 @@ TEST_CASE("a gap in the input stops the runner") {
 }
 
 // A transport of which some calls fail for a while.
-class Unsteady final : public bus::Transport {
+class Unsteady final : public test::ForwardingTransport {
  public:
-  explicit Unsteady(bus::Transport* inner) : inner_(inner) {}
+  using ForwardingTransport::ForwardingTransport;
 
   std::atomic<int> polls_to_fail{0};
   std::atomic<int> publishes_to_lose{0};  // never arrive
   std::atomic<int> confirms_to_lose{0};   // arrive, and nobody hears of it
 
-  bus::Features features() const override { return inner_->features(); }
-  Status CreateTopic(std::string_view topic, uint32_t partitions, std::string_view owner) override {
-    return inner_->CreateTopic(topic, partitions, owner);
-  }
-  Result<std::vector<bus::TopicInfo>> Topics() override { return inner_->Topics(); }
-  Result<std::vector<events::Position>> Publish(std::string_view topic,
-                                                const std::vector<events::Event>& events) override {
-    return inner_->Publish(topic, events);
-  }
   Status PublishTo(std::string_view topic, uint32_t partition,
                    const std::vector<events::Event>& events) override {
     if (publishes_to_lose > 0) {
@@ -556,9 +533,6 @@ class Unsteady final : public bus::Transport {
                                                        uint64_t offset) override {
     LEAT_ASSIGN(auto subscription, inner_->Subscribe(topic, partition, offset));
     return std::make_unique<Failing>(std::move(subscription), &polls_to_fail);
-  }
-  Result<bus::PartitionEnd> End(std::string_view topic, uint32_t partition) override {
-    return inner_->End(topic, partition);
   }
 
  private:
@@ -578,7 +552,6 @@ class Unsteady final : public bus::Transport {
     std::unique_ptr<bus::Subscription> inner_;
     std::atomic<int>* left_;
   };
-  bus::Transport* inner_;
 };
 
 TEST_CASE("a runner waits for a transport that is away, and stops when it is told to") {
@@ -610,7 +583,7 @@ class Relayed {
   Relayed() {
     transport_ = Must(EmbeddedTransport::Open(temp_.Sub("bus")));
     Must(transport_->CreateTopic("asked", 1));
-    Must(transport_->CreateTopic("counted", 1, "counter"));
+    Must(transport_->CreateTopic("counted", 1, {.owner = "counter"}));
     shard_ = OpenShard(temp_.Sub("shard"));
   }
   // Runs the decider, and the relay where asked, until everything is applied and published.

@@ -6,6 +6,7 @@
 #include "runtime/projection_runner.h"
 #include "runtime/shard.h"
 #include "tests/support/counter.h"
+#include "tests/support/forwarding_transport.h"
 #include "tests/support/test_support.h"
 
 namespace leat::runtime {
@@ -184,9 +185,9 @@ TEST_CASE("a projection of a shorter input is built anew") {
 }
 
 // A transport that does not tell incarnations, and may leave an offset out.
-class Odd final : public bus::Transport {
+class Odd final : public test::ForwardingTransport {
  public:
-  Odd(bus::Transport* inner, uint64_t missing) : inner_(inner), missing_(missing) {}
+  Odd(bus::Transport* inner, uint64_t missing) : ForwardingTransport(inner), missing_(missing) {}
   Result<std::unique_ptr<bus::Subscription>> Subscribe(std::string_view topic, uint32_t partition,
                                                        uint64_t offset) override {
     return inner_->Subscribe(topic, partition, offset == missing_ ? offset + 1 : offset);
@@ -197,16 +198,7 @@ class Odd final : public bus::Transport {
     return end;
   }
 
-  bus::Features features() const override { return inner_->features(); }
-  Status CreateTopic(std::string_view, uint32_t, std::string_view) override { return {}; }
-  Result<std::vector<bus::TopicInfo>> Topics() override { return inner_->Topics(); }
-  Result<std::vector<events::Position>> Publish(std::string_view, const std::vector<events::Event>&) override {
-    return std::vector<events::Position>{};
-  }
-  Status PublishTo(std::string_view, uint32_t, const std::vector<events::Event>&) override { return {}; }
-
  private:
-  bus::Transport* inner_;
   uint64_t missing_;
 };
 
