@@ -29,6 +29,8 @@ struct HttpRequest {
   std::string_view authorization;
   std::string_view peer;          // the client's address, without the port
   bool loopback = false;          // the client is on this machine
+  bool trusted = false;           // whoever sent it was let in before: no token is asked for
+  bool forwarded = false;         // it came from another process's gateway: it goes no further
   std::string_view header_lines;  // all fields as sent, each ended by CRLF
 
   // The first header of that name (any case), without the space around it; empty where there is

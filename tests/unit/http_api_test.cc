@@ -22,43 +22,51 @@ constexpr const char* kHolder = "0xaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 struct World {
   test::TempFolder temp;
   std::unique_ptr<bus::EmbeddedTransport> transport;
-  std::unique_ptr<runtime::Shard> shard;
-  std::unique_ptr<ingest::ChainFeed> feed;
+  std::unique_ptr<ingest::Service> feed;
   std::unique_ptr<ledger::Service> ledger;
   std::unique_ptr<balances::Service> balances;
   std::unique_ptr<Api> api;
 
   World() {
     transport = Must(bus::EmbeddedTransport::Open(temp.Sub("bus")));
-    runtime::ShardOptions options;
-    options.path = temp.Sub("ingest");
-    options.name = "ingest-0";
-    options.has_log = true;
-    shard = Must(runtime::Shard::Open(options));
-    Must(transport->Mount(ingest::kChainBlocksTopic, 0, "ingest", shard->log()));
-    feed = std::make_unique<ingest::ChainFeed>(shard.get());
+    ingest::ServiceOptions feed_options;
+    feed_options.path = temp.Sub("ingest");
+    feed = Must(ingest::Service::Open(feed_options, transport.get()));
+    Must(feed->Own({}));
+    Must(transport->Mount(ingest::kChainBlocksTopic, 0, "ingest", feed->shard()->log()));
     ledger::ServiceOptions ledger_options;
     ledger_options.path = temp.Sub("ledger");
     ledger_options.input_topic = ingest::kChainBlocksTopic;
     ledger = Must(ledger::Service::Open(ledger_options, transport.get()));
-    Must(transport->Mount(ledger::kLedgerEntriesTopic, 0, "ledger", &ledger->log()));
-    balances = Must(balances::Service::Open(temp.Sub("balances"),
-                                            std::string(ledger::kLedgerEntriesTopic),
-                                            transport.get()));
+    Must(transport->Mount(ledger::kLedgerEntriesTopic, 0, "ledger", ledger->shard()->log()));
+    balances::ServiceOptions balances_options;
+    balances_options.path = temp.Sub("balances");
+    balances_options.topic = ledger::kLedgerEntriesTopic;
+    balances = Must(balances::Service::Open(balances_options, transport.get()));
   }
   void Start() {
-    Must(ledger->Start());
-    Must(balances->Start());
+    Must(ledger->Own({}));
+    Must(balances->Own({}));
   }
   void OpenApi() {
     Services services;
     services.transport = transport.get();
-    services.feed = feed.get();
-    services.ledger = ledger.get();
-    services.balances = balances.get();
-    services.logs = {{"bus", &transport->shared_log()},
-                     {"chain.blocks", shard->log()},
-                     {"ledger.entries", &ledger->log()}};
+    services.feeds = {feed.get()};
+    services.ledgers = {ledger.get()};
+    services.balances = {balances.get()};
+    services.error = [this]() -> Status {
+      LEAT_TRY(ledger->error());
+      return balances->error();
+    };
+    services.logs = [this] {
+      const auto held = [](const eventstore::Log* log) {
+        return std::shared_ptr<const eventstore::Log>(std::shared_ptr<void>(), log);
+      };
+      return std::vector<std::pair<std::string, std::shared_ptr<const eventstore::Log>>>{
+          {"bus", held(&transport->shared_log())},
+          {"chain.blocks", held(feed->shard()->log())},
+          {"ledger.entries", held(ledger->shard()->log())}};
+    };
     api = std::make_unique<Api>(std::move(services));
   }
   void SubmitOpening(std::string_view chain) {
@@ -126,11 +134,11 @@ TEST_CASE("http api: after and at_position wait for what was written") {
     world.Get("/api/balance/" + std::string(kHolder) + "?" + parameter + "=nonsense", 400);
   }
   world.SubmitOpening("eip155:1");
-  Must(world.ledger->Start());
+  Must(world.ledger->Own({}));
   const std::string target = "/api/balance/" + std::string(kHolder) + "?after=chain.blocks%2F0@0";
   auto answer = std::async(std::launch::async, [&] { return world.Get(target); });
   CHECK(answer.wait_for(std::chrono::milliseconds(50)) == std::future_status::timeout);
-  Must(world.balances->Start());
+  Must(world.balances->Own({}));
   const json now = answer.get();
   CHECK(now["balance_wei"] == "7");
   // The position of an answer, and that of its cause, lead back to it.
@@ -149,11 +157,11 @@ TEST_CASE("http api: ready once the balances reflect what was there at the start
   CHECK(world.Get("/health")["ledger"]["lag"] == 1);
   CHECK(world.Get("/health/ready", 503)["detail"].get<std::string>().starts_with(
       "the ledger is 1 events behind"));
-  Must(world.ledger->Start());
+  Must(world.ledger->Own({}));
   REQUIRE(world.ledger->WaitApplied(1, kPatience));
   CHECK(world.Get("/health/ready", 503)["detail"].get<std::string>().starts_with(
       "the ledger is 0 events behind"));
-  Must(world.balances->Start());
+  Must(world.balances->Own({}));
   world.CatchUp();
   CHECK(world.Get("/health/ready")["status"] == "ok");
 }
