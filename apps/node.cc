@@ -96,6 +96,7 @@ const std::pair<std::string_view, std::string bus::RabbitMqOptions::*> kRabbitMq
 };
 constexpr std::string_view kRabbitMqPort = "rabbitmq.port";
 constexpr std::string_view kRabbitMqHeartbeat = "rabbitmq.heartbeat_s";
+constexpr std::string_view kRabbitMqLeaseHeartbeat = "rabbitmq.lease_heartbeat_s";
 constexpr std::string_view kRabbitMqTls = "rabbitmq.tls";
 
 Result<bus::RabbitMqOptions> RabbitMqOptionsOf(const std::map<std::string, std::string>& settings) {
@@ -105,7 +106,7 @@ Result<bus::RabbitMqOptions> RabbitMqOptionsOf(const std::map<std::string, std::
       if (name == text) options.*member = value;
     }
     if (name == kTopicPrefix) LEAT_TRY(events::CheckTopicName(value));
-    if (name == kRabbitMqPort || name == kRabbitMqHeartbeat) {
+    if (name == kRabbitMqPort || name == kRabbitMqHeartbeat || name == kRabbitMqLeaseHeartbeat) {
       const auto number = core::ParseUint64(value);
       if (!number || *number == 0 || *number > UINT16_MAX) {
         return Invalid(name + ": \"" + value.substr(0, 32) + "\" is out of range",
@@ -113,6 +114,7 @@ Result<bus::RabbitMqOptions> RabbitMqOptionsOf(const std::map<std::string, std::
       }
       if (name == kRabbitMqPort) options.port = static_cast<uint16_t>(*number);
       if (name == kRabbitMqHeartbeat) options.heartbeat_s = static_cast<int>(*number);
+      if (name == kRabbitMqLeaseHeartbeat) options.lease_heartbeat_s = static_cast<int>(*number);
     }
     if (name == kRabbitMqTls) {
       if (value != "true" && value != "false")
@@ -142,7 +144,7 @@ Status CheckSetting(const std::string& name) {
   const bool of_rabbitmq = std::any_of(std::begin(kRabbitMqTexts), std::end(kRabbitMqTexts),
                                        [&](const auto& one) { return one.first == name; }) ||
                            name == kRabbitMqPort || name == kRabbitMqHeartbeat ||
-                           name == kRabbitMqTls;
+                           name == kRabbitMqLeaseHeartbeat || name == kRabbitMqTls;
   if (of_kafka || of_rabbitmq || name == kReplication || name == kRetention ||
       name == kPartitions) {
     return {};

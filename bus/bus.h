@@ -24,6 +24,10 @@ struct Features {
   bool seek = true;              // a subscription may start at any offset
   bool publish_from_many = true; // several processes at once
   bool end_at_once = true;       // what End tells can be polled without waiting
+  bool seek_by_time = false;     // none has it: a subscription starts at an offset
+  bool groups_share = true;      // the members of a group share partitions; else the first holds all
+  bool groups_remember = false;  // a member that comes back soon has the partitions that it had
+  bool groups_show_lag = false;  // the transport's own tools show what Membership::Commit told
   size_t message_bytes_max = events::kDataBytesMax;
   uint32_t topics_max = 0;       // 0: no limit but memory and disk
 };
@@ -118,19 +122,20 @@ struct Share {
 
 // Membership in a group that shares a topic's partitions: each is held by at most one member, and by one as long as there
 // is any. What a member believes to hold may be another's by now (it was paused, or cut off from the broker), so whoever
-// writes on the strength of it must claim the partition (runtime/inbox.h). Destroying it leaves the group. Not thread-safe,
-// except for Wake.
+// writes on the strength of it must claim the partition (runtime/inbox.h). It lasts without being polled. Destroying it
+// leaves the group: at once, or with Features::groups_remember when its session ends. Not thread-safe, except for Wake.
 class Membership {
  public:
   virtual ~Membership() = default;
   // The share now; waits while it is the one that was told last. What was in it and no longer is, is lost: another member
-  // may be at work on it. Errors: kUnavailable (the broker is away: what was held is held, as far as one knows); any other
-  // ends the membership.
+  // may be at work on it. Errors: kUnavailable (the broker is away, and nothing is held); any other ends the membership,
+  // such as kConflict: another member has its name.
   virtual Result<Share> Poll(std::chrono::milliseconds timeout) = 0;
-  // Of Share::to_release: the work on it has ended.
+  // Of Share::to_release: the work on it has ended. Nothing happens when it was lost meanwhile. Errors: kInvalid (it is
+  // not to be released), and what ended the membership.
   virtual Status Release(uint32_t partition) = 0;
   // All of a held partition before offset `next` is done with: where the transport's own tools see a group's lag. Does
-  // not wait, and may be lost; the shard's position is the truth.
+  // not wait, and may be lost; the shard's position is the truth. Nothing happens for what is not held.
   virtual Status Commit(uint32_t partition, uint64_t next) = 0;
   // From any thread: a Poll that waits returns.
   virtual void Wake() = 0;
@@ -145,8 +150,9 @@ class Transport : public Publisher, public Subscriber {
   virtual Status CreateTopic(std::string_view topic, uint32_t partitions,
                              const TopicOptions& options = {}) = 0;
   // Becomes a member of a group on a topic. `instance` is unique among the members, and the same when a member comes back:
-  // then it may have its partitions back at once. Errors: kNotFound (no such topic), kConflict (such a member is there, as
-  // far as the transport can tell), kInvalid, kUnavailable.
+  // then it may have its partitions back at once. Names are 1 to 100 letters, digits, '.', '_' and '-'. Errors: kNotFound
+  // (no such topic), kConflict (such a member is there; a transport that cannot tell ends the older one), kInvalid,
+  // kUnavailable.
   virtual Result<std::unique_ptr<Membership>> Join(std::string_view topic, std::string_view group,
                                                    std::string_view instance) = 0;
   virtual Result<std::vector<TopicInfo>> Topics() = 0;

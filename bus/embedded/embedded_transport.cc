@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <condition_variable>
 
+#include "bus/group.h"
 #include "bus/partitioner.h"
 #include "core/bytes.h"
 
@@ -132,7 +133,7 @@ class EmbeddedTransport::GroupMembership final : public Membership {
     return share;
   }
   Status Release(uint32_t partition) override {
-    return Invalid("partition " + std::to_string(partition) + " is not to be released");
+    return NotToBeReleased(partition);
   }
   Status Commit(uint32_t, uint64_t) override { return {}; }  // nobody would see it
   void Wake() override {
@@ -181,6 +182,7 @@ Features EmbeddedTransport::features() const {
   Features features;
   features.name = "embedded";
   features.publish_from_many = false;
+  features.groups_share = false;
   features.topics_max = kTopicsMax;
   return features;
 }
@@ -292,6 +294,7 @@ Result<EmbeddedTransport::Topic> EmbeddedTransport::Find(std::string_view topic,
 Result<std::unique_ptr<Membership>> EmbeddedTransport::Join(std::string_view topic,
                                                             std::string_view group,
                                                             std::string_view instance) {
+  LEAT_TRY(CheckGroup(topic, group, instance));
   LEAT_ASSIGN(const Topic entry, Find(topic, 0));
   std::shared_ptr<Group> joined;
   {
@@ -303,9 +306,7 @@ Result<std::unique_ptr<Membership>> EmbeddedTransport::Join(std::string_view top
   std::lock_guard lock(joined->mutex);
   auto& members = joined->members;
   if (std::find(members.begin(), members.end(), instance) != members.end()) {
-    return Fail(ErrorClass::kConflict, "group " + std::string(group) + " has a member " +
-                                           std::string(instance) + " already",
-                "give every member a name of its own");
+    return SameInstance(group, instance);
   }
   members.emplace_back(instance);
   for (uint32_t i = 0; i < entry.partitions; ++i) joined->partitions.insert(i);

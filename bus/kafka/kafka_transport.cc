@@ -10,10 +10,17 @@
 #include <thread>
 
 #include "bus/attributes.h"
+#include "bus/group.h"
+#include "bus/kafka/kafka_handle.h"
+#include "bus/kafka/kafka_membership.h"
 #include "bus/partitioner.h"
 #include "core/log.h"
 
 namespace leat::bus {
+
+using kafka::Broken;
+using kafka::ClassOf;
+
 namespace {
 
 constexpr std::string_view kComponent = "kafka";
@@ -25,6 +32,7 @@ constexpr auto kPollStep = std::chrono::milliseconds(100);
 constexpr auto kRetryPause = std::chrono::milliseconds(2);
 constexpr auto kAskedAgain = std::chrono::milliseconds(50);
 constexpr size_t kErrorTextMax = 512;
+constexpr size_t kNameBytesMax = 249;  // Kafka's own limit
 
 // What we set where the user sets nothing else.
 const std::pair<const char*, const char*> kCommonDefaults[] = {
@@ -82,38 +90,6 @@ template <typename T>
 using Owned = std::unique_ptr<T, KafkaDeleter>;
 
 int Milliseconds(std::chrono::milliseconds time) { return static_cast<int>(time.count()); }
-
-ErrorClass ClassOf(rd_kafka_resp_err_t error) {
-  switch (error) {
-    case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
-    case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
-    case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
-      return ErrorClass::kNotFound;
-    case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
-    case RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE:
-    case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
-    case RD_KAFKA_RESP_ERR_INVALID_REPLICATION_FACTOR:
-    case RD_KAFKA_RESP_ERR_INVALID_PARTITIONS:
-    case RD_KAFKA_RESP_ERR_INVALID_CONFIG:
-    case RD_KAFKA_RESP_ERR_POLICY_VIOLATION:
-    case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
-    case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
-    case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
-    case RD_KAFKA_RESP_ERR__AUTHENTICATION:
-    case RD_KAFKA_RESP_ERR__SSL:
-      return ErrorClass::kInvalid;
-    case RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION:
-    case RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE:
-      return ErrorClass::kUnsupported;
-    default:
-      return ErrorClass::kUnavailable;
-  }
-}
-
-std::unexpected<Error> Broken(const std::string& what, rd_kafka_resp_err_t error,
-                              std::string remedy = {}) {
-  return Fail(ClassOf(error), "kafka: " + what + ": " + rd_kafka_err2str(error), std::move(remedy));
-}
 
 void OnLog(const rd_kafka_t*, int level, const char* facility, const char* text) {
   constexpr int kSyslogError = 3, kSyslogWarning = 4, kSyslogInfo = 6;
@@ -263,7 +239,9 @@ class KafkaTransport::Impl {
   std::string Named(std::string_view topic) const {
     return options.topic_prefix + std::string(topic);
   }
-  Result<Owned<rd_kafka_t>> Make(rd_kafka_type_t type);
+  // `more` are defaults beside those of all handles of that type; `prepare` has the last word.
+  Result<Owned<rd_kafka_t>> Make(rd_kafka_type_t type, const kafka::Properties& more = {},
+                                 const kafka::Prepare& prepare = {});
   Result<std::shared_ptr<Producer>> MakeProducer();
   Result<std::shared_ptr<Consumer>> ConsumerFor(const std::string& topic, uint32_t partition);
   void Release(const std::shared_ptr<Consumer>& consumer, const std::string& topic,
@@ -473,7 +451,9 @@ std::unexpected<Error> KafkaTransport::Impl::NoAnswer(const std::string& what,
               "start a broker there (deploy/kafka start), or set kafka.bootstrap.servers");
 }
 
-Result<Owned<rd_kafka_t>> KafkaTransport::Impl::Make(rd_kafka_type_t type) {
+Result<Owned<rd_kafka_t>> KafkaTransport::Impl::Make(rd_kafka_type_t type,
+                                                     const kafka::Properties& more,
+                                                     const kafka::Prepare& prepare) {
   Owned<rd_kafka_conf_t> conf(rd_kafka_conf_new());
   char text[kErrorTextMax] = "";
   const auto set = [&](const std::string& name, const std::string& value) -> Status {
@@ -493,12 +473,14 @@ Result<Owned<rd_kafka_t>> KafkaTransport::Impl::Make(rd_kafka_type_t type) {
   } else {
     for (const auto& [name, value] : kConsumerDefaults) LEAT_TRY(set(name, value));
   }
+  for (const auto& [name, value] : more) LEAT_TRY(set(name, value));
   // One for the other kind of handle is taken, too, and has no effect.
   for (const auto& [name, value] : options.properties) LEAT_TRY(set(name, value));
   rd_kafka_conf_set_log_cb(conf.get(), OnLog);
   rd_kafka_conf_set_error_cb(conf.get(), OnError);
   rd_kafka_conf_set_stats_cb(conf.get(), OnStatistics);
   rd_kafka_conf_set_opaque(conf.get(), &last_error);
+  if (prepare) prepare(conf.get());
   Owned<rd_kafka_t> handle(rd_kafka_new(type, conf.get(), text, sizeof text));
   if (handle == nullptr)
     return Invalid(std::string("kafka: ") + text, "check the properties kafka.*");
@@ -692,6 +674,8 @@ Features KafkaTransport::features() const {
   Features features;
   features.name = "kafka";
   features.end_at_once = false;
+  features.groups_remember = true;
+  features.groups_show_lag = true;
   return features;
 }
 
@@ -787,9 +771,26 @@ Result<std::vector<TopicInfo>> KafkaTransport::Topics() {
   return topics;
 }
 
-Result<std::unique_ptr<Membership>> KafkaTransport::Join(std::string_view, std::string_view,
-                                                      std::string_view) {
-  return Fail(ErrorClass::kUnsupported, "groups are not there yet");
+Result<std::unique_ptr<Membership>> KafkaTransport::Join(std::string_view topic,
+                                                         std::string_view group,
+                                                         std::string_view instance) {
+  LEAT_TRY(CheckGroup(topic, group, instance));
+  LEAT_TRY(impl_->Partitions(topic));
+  kafka::GroupNames names;
+  names.topic = impl_->Named(topic);
+  names.group = impl_->Named(group);
+  // A member of several topics' groups is another one in each.
+  names.instance = std::string(instance) + "." + std::string(topic);
+  if (names.instance.size() > kNameBytesMax || names.group.size() > kNameBytesMax) {
+    return Invalid("group " + names.group + ", member " + names.instance + ": the name is too long",
+                   "Kafka takes " + std::to_string(kNameBytesMax) + " characters");
+  }
+  const auto make = [this](const kafka::Properties& more,
+                           const kafka::Prepare& prepare) -> Result<rd_kafka_t*> {
+    LEAT_ASSIGN(auto handle, impl_->Make(RD_KAFKA_CONSUMER, more, prepare));
+    return handle.release();
+  };
+  return kafka::JoinGroup(make, names, std::string(instance));
 }
 
 Result<std::unique_ptr<Subscription>> KafkaTransport::Subscribe(std::string_view topic,

@@ -282,6 +282,7 @@ Status Link::Serve(const std::stop_token& stop, Connection* connection) {
       LEAT_TRY(OnMethod(connection, frame));
       amqp_maybe_release_buffers_on_channel(state, frame.channel);
     }
+    LEAT_TRY(OnTick(connection));
   }
   return {};
 }

@@ -67,6 +67,8 @@ class Link {
   // What was posted from now on is run.
   virtual Status OnServing(Connection*) { return {}; }
   virtual void OnLost(const Error& error) = 0;
+  // Several times within a heartbeat, while there is a connection.
+  virtual Status OnTick(Connection*) { return {}; }
   // A method that the broker sent by itself; what follows it may be read from the connection.
   virtual Status OnMethod(Connection* connection, const amqp_frame_t_& frame) = 0;
 

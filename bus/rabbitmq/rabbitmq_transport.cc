@@ -9,8 +9,10 @@
 #include <map>
 
 #include "bus/attributes.h"
+#include "bus/group.h"
 #include "bus/partitioner.h"
 #include "bus/rabbitmq/link.h"
+#include "bus/rabbitmq/rabbitmq_membership.h"
 #include "core/bytes.h"
 #include "core/clock.h"
 #include "core/log.h"
@@ -998,9 +1000,12 @@ Result<std::vector<TopicInfo>> RabbitMqTransport::Topics() {
   return out;
 }
 
-Result<std::unique_ptr<Membership>> RabbitMqTransport::Join(std::string_view, std::string_view,
-                                                      std::string_view) {
-  return Fail(ErrorClass::kUnsupported, "groups are not there yet");
+Result<std::unique_ptr<Membership>> RabbitMqTransport::Join(std::string_view topic,
+                                                            std::string_view group,
+                                                            std::string_view instance) {
+  LEAT_TRY(CheckGroup(topic, group, instance));
+  LEAT_ASSIGN(const TopicInfo known, impl_->Known(topic));
+  return rabbitmq::JoinGroup(impl_->options, known, group, instance);
 }
 
 Result<std::unique_ptr<Subscription>> RabbitMqTransport::Subscribe(std::string_view topic,

@@ -25,6 +25,9 @@ struct RabbitMqOptions {
   std::string exchange = "leat";
   // The peer is given up after two of them without a sign of life.
   int heartbeat_s = 10;
+  // The same for the connections of memberships in groups: a member that is frozen or cut off is
+  // replaced after two to three of them.
+  int lease_heartbeat_s = 2;
   bool tls = false;
   std::string tls_ca_file;  // PEM; these three are used with tls only
   std::string tls_certificate_file;

@@ -9,11 +9,13 @@
 #include <thread>
 
 #include "bus/partitioner.h"
+#include "tests/conformance/member_process.h"
 #include "tests/support/test_support.h"
 
 namespace leat::conformance {
 namespace {
 
+using bus::Membership;
 using bus::Message;
 using bus::MessageBatch;
 using bus::PollLimits;
@@ -669,6 +671,303 @@ void BrokerPaused(Case& c) {
   });
 }
 
+// ---- groups
+
+constexpr auto kGroupStep = std::chrono::milliseconds(20);  // of a poll, where several members take turns
+
+using Partitions = std::set<uint32_t>;
+
+// A member in this process: releases at once what it is asked to.
+class Member {
+ public:
+  Member(Case& c, const std::string& topic, const std::string& instance)
+      : c_(&c), membership_(c.Take(c.transport().Join(topic, "workers", instance))) {}
+
+  const Partitions& Step(std::chrono::milliseconds timeout = kGroupStep) {
+    auto polled = membership_->Poll(timeout);
+    if (!polled && polled.error().Retryable()) return held_;
+    const bus::Share share = c_->Take(std::move(polled));
+    held_ = share.held;
+    for (const uint32_t partition : share.to_release) {
+      c_->Expect(share.held.contains(partition), "what is to be released is held");
+      c_->Take(membership_->Release(partition));
+      held_.erase(partition);
+    }
+    return held_;
+  }
+  const Partitions& held() const { return held_; }
+  Membership& membership() { return *membership_; }
+
+ private:
+  Case* c_;
+  std::unique_ptr<Membership> membership_;
+  Partitions held_;
+};
+
+// Until the condition holds; what it took. The condition does the waiting.
+std::chrono::duration<double> Until(Case& c, const std::string& what,
+                                    const std::function<bool()>& condition) {
+  const auto begun = std::chrono::steady_clock::now();
+  bool holds;
+  while (!(holds = condition()) && std::chrono::steady_clock::now() < begun + kPatience) {
+  }
+  c.Expect(holds, what);
+  return std::chrono::steady_clock::now() - begun;
+}
+
+void Told(const char* what, std::chrono::duration<double> took) {
+  std::printf("             %s after %.2f s\n", what, took.count());
+}
+
+MemberProcess Elsewhere(Case& c, const std::string& topic, const std::string& instance) {
+  auto arguments = c.harness().from_elsewhere();
+  arguments.insert(arguments.end(), {topic, "workers", instance});
+  return MemberProcess(arguments);
+}
+
+Partitions All(uint32_t count) {
+  Partitions all;
+  for (uint32_t i = 0; i < count; ++i) all.insert(i);
+  return all;
+}
+
+bool Disjoint(const std::vector<const Partitions*>& shares) {
+  Partitions all;
+  size_t count = 0;
+  for (const auto* share : shares) {
+    all.insert(share->begin(), share->end());
+    count += share->size();
+  }
+  return count == all.size();
+}
+
+void GroupHeldOnce(Case& c) {
+  constexpr uint32_t kPartitions = 4;
+  const bool share = c.transport().features().groups_share;
+  c.Topic("shared", kPartitions);
+  c.Refused(c.transport().Join("nowhere", "workers", "a"), ErrorClass::kNotFound, "nowhere");
+  c.Refused(c.transport().Join("shared", "no name", "a"), ErrorClass::kInvalid, "no name");
+  c.Refused(c.transport().Join("shared", "workers", ""), ErrorClass::kInvalid, "member");
+  Member a(c, "shared", "a");
+  Until(c, "the first has all", [&] { return a.Step() == All(kPartitions); });
+  c.Refused(a.membership().Release(0), ErrorClass::kInvalid, "0");
+  c.Take(a.membership().Commit(0, 1));
+
+  Member b(c, "shared", "b");
+  const auto each_once = [&](const std::vector<Member*>& members, size_t most) {
+    std::vector<const Partitions*> shares;
+    size_t count = 0;
+    bool fair = true;
+    for (Member* member : members) {
+      const auto& held = member->Step();
+      shares.push_back(&held);
+    }
+    for (const auto* one : shares) {
+      count += one->size();
+      fair &= one->size() <= most;
+    }
+    c.Expect(Disjoint(shares), "none is held twice");
+    return fair && count == kPartitions;
+  };
+  const size_t of_two = share ? kPartitions / 2 : kPartitions;
+  Told("two members share", Until(c, "two share", [&] { return each_once({&a, &b}, of_two); }));
+  c.Equal(a.held().size(), of_two, "the first's");
+  {
+    Member other(c, "shared", "c");
+    Until(c, "three share", [&] { return each_once({&a, &b, &other}, of_two); });
+  }
+  // A share that is as it was told last is waited for; Wake ends the wait.
+  const auto before = a.held();
+  const auto begun = std::chrono::steady_clock::now();
+  std::atomic<bool> returned{false};
+  {
+    std::jthread waker([&] {
+      while (!returned) {
+        a.membership().Wake();
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      }
+    });
+    a.Step(kPatience);
+    returned = true;
+  }
+  c.Expect(std::chrono::steady_clock::now() < begun + kPatience, "woken");
+  c.Expect(!before.empty(), "it had some");
+}
+
+void GroupOneName(Case& c) {
+  c.Topic("named", 2);
+  Member older(c, "named", "same");
+  Until(c, "it holds all", [&] { return older.Step() == All(2); });
+  auto newer = c.transport().Join("named", "workers", "same");
+  if (!newer) {
+    c.Refused(newer, ErrorClass::kConflict, "same");
+    older.Step();
+    c.Equal(older.held(), All(2), "the older one goes on");
+    return;
+  }
+  Result<bus::Share> told;
+  Until(c, "the older one ends", [&] {
+    (void)(*newer)->Poll(kGroupStep);
+    told = older.membership().Poll(kGroupStep);
+    return !told;
+  });
+  c.Refused(told, ErrorClass::kConflict, "same");
+  c.Refused(older.membership().Commit(0, 1), ErrorClass::kConflict, "same");
+  bus::Share share;
+  Until(c, "the newer one has all", [&] {
+    if (auto polled = (*newer)->Poll(kGroupStep)) share = *polled;
+    return share.held == All(2);
+  });
+}
+
+void GroupHandOver(Case& c) {
+  constexpr uint32_t kPartitions = 4;
+  c.Topic("handed", kPartitions);
+  if (!c.transport().features().groups_share) {
+    auto first = std::make_unique<Member>(c, "handed", "first");
+    Member second(c, "handed", "second");
+    Until(c, "the first has all", [&] { return first->Step() == All(kPartitions); });
+    c.Expect(second.Step().empty(), "the second has none");
+    first.reset();
+    Until(c, "the second has all", [&] { return second.Step() == All(kPartitions); });
+    return;
+  }
+  Member stays(c, "handed", "stays");
+  const auto has_all = [&] { return stays.Step() == All(kPartitions); };
+  Until(c, "the first has all", has_all);
+  const auto shared = [&](MemberProcess& other) {
+    return [&] {
+      stays.Step();
+      c.Equal(other.error(), std::string(), "no error");
+      c.Expect(Disjoint({&stays.held(), &other.held()}), "none is held twice");
+      return stays.held().size() == kPartitions / 2 && other.held().size() == kPartitions / 2;
+    };
+  };
+  {
+    auto killed = Elsewhere(c, "handed", "killed");
+    Told("a new member has its share", Until(c, "two share", shared(killed)));
+    killed.Signal(SIGKILL);
+    Told("a killed member is replaced", Until(c, "all are taken over", has_all));
+  }
+  {
+    auto left = Elsewhere(c, "handed", "left");
+    Until(c, "two share", shared(left));
+    left.Leave();
+    Told("a member that left is replaced", Until(c, "all are taken over", has_all));
+  }
+  auto frozen = Elsewhere(c, "handed", "frozen");
+  Until(c, "two share", shared(frozen));
+  frozen.Signal(SIGSTOP);
+  Told("a frozen member is replaced", Until(c, "all are taken over", has_all));
+  // It cannot know yet. When it goes on, it learns that it has lost its share, and gets one again.
+  frozen.Signal(SIGCONT);
+  Told("a frozen member knows", Until(c, "it has lost all", [&] {
+         stays.Step();
+         return Disjoint({&stays.held(), &frozen.held()});
+       }));
+  Told("a frozen member has a share again", Until(c, "two share again", shared(frozen)));
+}
+
+void GroupComesBack(Case& c) {
+  constexpr uint32_t kPartitions = 4;
+  constexpr auto kAtOnce = std::chrono::seconds(3);  // less than any session
+  c.Topic("returned", kPartitions);
+  if (!c.transport().features().groups_share) {
+    for (int round = 0; round < 2; ++round) {
+      Member one(c, "returned", "one");
+      Until(c, "it has all, each time", [&] { return one.Step() == All(kPartitions); });
+    }
+    return;
+  }
+  Member stays(c, "returned", "stays");
+  Until(c, "the first has all", [&] { return stays.Step() == All(kPartitions); });
+  Partitions before;
+  const auto shared = [&](MemberProcess& other) {
+    return [&] {
+      stays.Step();
+      c.Equal(other.error(), std::string(), "no error");
+      return stays.held().size() == kPartitions / 2 && other.held().size() == kPartitions / 2;
+    };
+  };
+  {
+    auto back = Elsewhere(c, "returned", "back");
+    Until(c, "two share", shared(back));
+    before = back.held();
+    back.Signal(SIGKILL);
+  }
+  const Partitions others = stays.held();
+  auto back = Elsewhere(c, "returned", "back");
+  const auto took = Until(c, "two share again", [&] {
+    const bool holds = shared(back)();
+    if (c.transport().features().groups_remember) {
+      c.Equal(stays.held(), others, "nobody else is disturbed");
+    }
+    return holds;
+  });
+  Told("a member that came back has its share", took);
+  if (c.transport().features().groups_remember) {
+    c.Equal(back.held(), before, "the same partitions");
+    c.Expect(took < kAtOnce, "at once");
+  }
+}
+
+void GroupBrokerAway(Case& c) {
+  constexpr uint32_t kPartitions = 2;
+  c.Topic("away", kPartitions);
+  Member one(c, "away", "one");
+  Until(c, "it has all", [&] { return one.Step() == All(kPartitions); });
+  c.harness().broker()->Run("stop");
+  Told("a member without a broker knows", Until(c, "all is lost", [&] {
+         return one.Step().empty();
+       }));
+  Result<bus::Share> polled;
+  Until(c, "the error says why", [&] { return !(polled = one.membership().Poll(kGroupStep)); });
+  c.Refused(polled, ErrorClass::kUnavailable, "");
+  c.harness().broker()->Run("start");
+  Told("it has its share again", Until(c, "it has all again", [&] {
+         return one.Step() == All(kPartitions);
+       }));
+}
+
+// What a reader had not committed when it went, the next one reads again.
+void Redelivery(Case& c) {
+  constexpr uint64_t kEvents = 10, kDone = 6;
+  c.Topic("again");
+  std::vector<events::Event> batch;
+  for (uint64_t i = 0; i < kEvents; ++i) batch.push_back(DataEvent(Number(i)));
+  c.Take(c.transport().Publish("again", batch));
+  const bool shows = c.transport().features().groups_show_lag;
+  c.Equal(c.harness().Committed("again", "workers", 0).has_value(), false, "nothing yet");
+  uint64_t position = 0;  // the shard's
+  {
+    Member reader(c, "again", "reader");
+    Until(c, "it holds the partition", [&] { return reader.Step() == All(1); });
+    c.Read("again", 0, position, kEvents);  // all of them, and of these some are done with
+    position = kDone;
+    c.Take(reader.membership().Commit(0, position));
+    // The last word counts, and so does nobody who does not hold the partition.
+    Member standby(c, "again", "standby");
+    c.Take(standby.membership().Commit(0, kEvents));
+    c.Expect(standby.Step().empty(), "it holds nothing");
+    c.Take(standby.membership().Commit(0, kEvents));
+  }
+  if (shows) {
+    Until(c, "the group's lag can be seen", [&] {
+      return c.harness().Committed("again", "workers", 0) == std::optional(kDone);
+    });
+  }
+  Member reader(c, "again", "reader");
+  Until(c, "it holds the partition again", [&] { return reader.Step() == All(1); });
+  const auto rest = c.Read("again", 0, position, kEvents - position);
+  c.Expect(rest.front().view().data == Number(kDone), "from the first that was not done");
+  c.Take(reader.membership().Commit(0, kEvents));
+  if (shows) {
+    Until(c, "no lag is left", [&] {
+      return c.harness().Committed("again", "workers", 0) == std::optional(kEvents);
+    });
+  }
+}
+
 struct NamedCase {
   const char* name;
   void (*run)(Case&);
@@ -690,6 +989,12 @@ constexpr NamedCase kCases[] = {
     {"publish to a partition", PublishToAPartition},
     {"live tail", LiveTail},
     {"waits no longer than asked", WaitsNoLongerThanAsked},
+    {"group: every partition is held once", GroupHeldOnce},
+    {"group: two members of one name", GroupOneName},
+    {"group: hand-over when a member leaves or dies", GroupHandOver},
+    {"group: a member that comes back", GroupComesBack},
+    {"redelivery", Redelivery},
+    {"group: the broker goes away and comes back", GroupBrokerAway, nullptr, true},
     {"broker stopped in mid-traffic", BrokerStopped, nullptr, true},
     {"broker killed in mid-traffic", BrokerKilled, nullptr, true},
     {"broker paused in mid-traffic", BrokerPaused, nullptr, true},

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,13 @@ class Harness {
   virtual void Reopen() = 0;
   // What the transport talks to; null where there is nothing.
   virtual test::Broker* broker() { return nullptr; }
+  // How group_member.cc opens it in another process; empty where no other process can.
+  virtual std::vector<std::string> from_elsewhere() { return {}; }
+  // What the transport's own tools show of a group; nothing where they show nothing.
+  virtual std::optional<uint64_t> Committed(const std::string& /*topic*/, const std::string& /*group*/,
+                                            uint32_t /*partition*/) {
+    return std::nullopt;
+  }
 };
 
 struct TransportUnderTest {

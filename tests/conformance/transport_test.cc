@@ -1,5 +1,6 @@
 // Every transport through the one suite; prints what ran, and fails when something that must run did not.
 #include <doctest/doctest.h>
+#include <librdkafka/rdkafka.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -52,6 +53,29 @@ class KafkaHarness final : public Harness {
     static test::Broker broker("kafka", 19292);
     return &broker;
   }
+  std::vector<std::string> from_elsewhere() override {
+    return {"kafka", broker()->address(), options_.topic_prefix};
+  }
+  // As every tool for lag does: asked of the group's coordinator.
+  std::optional<uint64_t> Committed(const std::string& topic, const std::string& group,
+                                    uint32_t partition) override {
+    char text[512];
+    rd_kafka_conf_t* conf = rd_kafka_conf_new();
+    rd_kafka_conf_set(conf, "bootstrap.servers", broker()->address().c_str(), text, sizeof text);
+    rd_kafka_conf_set(conf, "group.id", (options_.topic_prefix + group).c_str(), text, sizeof text);
+    rd_kafka_t* const asker = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
+    REQUIRE(asker != nullptr);
+    auto* const list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, (options_.topic_prefix + topic).c_str(),
+                                      static_cast<int32_t>(partition));
+    constexpr int kTimeoutMs = 10'000;
+    CHECK(rd_kafka_committed(asker, list, kTimeoutMs) == RD_KAFKA_RESP_ERR_NO_ERROR);
+    const int64_t offset = list->elems[0].offset;
+    rd_kafka_topic_partition_list_destroy(list);
+    rd_kafka_destroy(asker);
+    if (offset < 0) return std::nullopt;
+    return static_cast<uint64_t>(offset);
+  }
 
  private:
   bus::KafkaOptions options_;
@@ -78,6 +102,9 @@ class RabbitMqHarness final : public Harness {
   test::Broker* broker() override {
     static test::Broker broker("rabbitmq", 19772);
     return &broker;
+  }
+  std::vector<std::string> from_elsewhere() override {
+    return {"rabbitmq", std::to_string(broker()->port()), options_.exchange};
   }
 
  private:

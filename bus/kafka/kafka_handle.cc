@@ -1,0 +1,39 @@
+#include "bus/kafka/kafka_handle.h"
+
+#include <librdkafka/rdkafka.h>
+
+namespace leat::bus::kafka {
+
+ErrorClass ClassOf(int error) {
+  switch (error) {
+    case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+    case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+    case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+      return ErrorClass::kNotFound;
+    case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+    case RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE:
+    case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
+    case RD_KAFKA_RESP_ERR_INVALID_REPLICATION_FACTOR:
+    case RD_KAFKA_RESP_ERR_INVALID_PARTITIONS:
+    case RD_KAFKA_RESP_ERR_INVALID_CONFIG:
+    case RD_KAFKA_RESP_ERR_POLICY_VIOLATION:
+    case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
+    case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
+    case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+    case RD_KAFKA_RESP_ERR__SSL:
+      return ErrorClass::kInvalid;
+    case RD_KAFKA_RESP_ERR_UNSUPPORTED_VERSION:
+    case RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE:
+      return ErrorClass::kUnsupported;
+    default:
+      return ErrorClass::kUnavailable;
+  }
+}
+
+std::unexpected<Error> Broken(const std::string& what, int error, std::string remedy) {
+  const char* const text = rd_kafka_err2str(static_cast<rd_kafka_resp_err_t>(error));
+  return Fail(ClassOf(error), "kafka: " + what + ": " + text, std::move(remedy));
+}
+
+}  // namespace leat::bus::kafka

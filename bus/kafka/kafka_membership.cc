@@ -1,0 +1,370 @@
+#include "bus/kafka/kafka_membership.h"
+
+#include <librdkafka/rdkafka.h>
+
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include "bus/group.h"
+#include "core/log.h"
+
+namespace leat::bus::kafka {
+namespace {
+
+constexpr std::string_view kComponent = "kafka";
+// Commits wait for so long, and are sent together.
+constexpr auto kStep = std::chrono::milliseconds(100);
+constexpr auto kCommitRetryPause = std::chrono::milliseconds(500);
+// How long the last commit of a membership that ends is waited for.
+constexpr auto kFarewell = std::chrono::milliseconds(1000);
+constexpr size_t kErrorTextMax = 512;
+
+// Where the user sets nothing else.
+const Properties kDefaults = {
+    // A dead or frozen member is replaced after so long; brokers take no less unless told so.
+    {"session.timeout.ms", "6000"},
+    // Rebalances are noticed with heartbeats.
+    {"heartbeat.interval.ms", "500"},
+    // Nothing is read through this handle.
+    {"queued.min.messages", "1"},
+    {"queued.max.messages.kbytes", "1024"},
+};
+
+struct ListDeleter {
+  void operator()(rd_kafka_topic_partition_list_t* list) const {
+    rd_kafka_topic_partition_list_destroy(list);
+  }
+};
+using List = std::unique_ptr<rd_kafka_topic_partition_list_t, ListDeleter>;
+
+class KafkaMembership final : public Membership {
+ public:
+  KafkaMembership(GroupNames names, std::string instance)
+      : names_(std::move(names)), instance_(std::move(instance)) {}
+  ~KafkaMembership() override;
+
+  Status Start(const MakeConsumer& make);
+
+  Result<Share> Poll(std::chrono::milliseconds timeout) override;
+  Status Release(uint32_t partition) override;
+  Status Commit(uint32_t partition, uint64_t next) override;
+  void Wake() override {
+    {
+      std::lock_guard lock(mutex_);
+      woken_ = true;
+    }
+    changed_.notify_all();
+  }
+
+ private:
+  struct Progress {
+    uint64_t wanted = 0;
+    std::optional<uint64_t> committed;
+  };
+
+  // On the thread, out of rd_kafka_consumer_poll.
+  static void OnRebalance(rd_kafka_t*, rd_kafka_resp_err_t what,
+                          rd_kafka_topic_partition_list_t* partitions, void* opaque) {
+    auto* self = static_cast<KafkaMembership*>(opaque);
+    switch (what) {
+      case RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS:
+        return self->Assigned(*partitions);
+      case RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS:
+        return self->Revoked(*partitions);
+      default:
+        core::LogWarning(kComponent, self->names_.group + ": " + rd_kafka_err2str(what));
+        rd_kafka_assign(self->handle_, nullptr);
+    }
+  }
+  static void OnError(rd_kafka_t*, int error, const char* text, void* opaque) {
+    static_cast<KafkaMembership*>(opaque)->Trouble(error, text);
+  }
+  static void OnCommitted(rd_kafka_t*, rd_kafka_resp_err_t error,
+                          rd_kafka_topic_partition_list_t* offsets, void* opaque) {
+    static_cast<KafkaMembership*>(opaque)->Committed(error, offsets);
+  }
+
+  void Serve(const std::stop_token& stop);
+  void Assigned(const rd_kafka_topic_partition_list_t& partitions);
+  void Revoked(const rd_kafka_topic_partition_list_t& partitions);
+  void Trouble(int error, const std::string& text);
+  void Committed(rd_kafka_resp_err_t error, const rd_kafka_topic_partition_list_t* offsets);
+  void SendCommits();
+  // Gives back what was revoked, once its owner has released all of it.
+  void Unassign();
+
+  const GroupNames names_;
+  const std::string instance_;
+  rd_kafka_t* handle_ = nullptr;
+  rd_kafka_queue_t* queue_ = nullptr;
+
+  // Of the thread.
+  List revoked_;  // not given back yet
+  bool committing_ = false;
+  std::chrono::steady_clock::time_point commit_again_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  Share share_;                            // guarded by mutex_
+  Share told_;                             // guarded by mutex_
+  std::map<uint32_t, Progress> progress_;  // guarded by mutex_; of what is held, or not given back
+  Status failure_;                         // guarded by mutex_; ended the membership
+  Status trouble_;                         // guarded by mutex_; since the last answer of the group
+  bool woken_ = false;                     // guarded by mutex_
+  std::jthread thread_;
+};
+
+Status KafkaMembership::Start(const MakeConsumer& make) {
+  const auto prepare = [this](rd_kafka_conf_t* conf) {
+    char text[kErrorTextMax] = "";
+    // What makes it this membership is not the user's to set.
+    const std::pair<const char*, const char*> fixed[] = {
+        {"group.id", names_.group.c_str()},
+        {"group.instance.id", names_.instance.c_str()},
+        {"partition.assignment.strategy", "cooperative-sticky"},
+        {"enable.auto.commit", "false"},
+        {"enable.auto.offset.store", "false"},
+    };
+    for (const auto& [name, value] : fixed) {
+      const auto set = rd_kafka_conf_set(conf, name, value, text, sizeof text);
+      LEAT_ASSERT(set == RD_KAFKA_CONF_OK);
+    }
+    rd_kafka_conf_set_rebalance_cb(conf, OnRebalance);
+    rd_kafka_conf_set_offset_commit_cb(conf, OnCommitted);
+    rd_kafka_conf_set_error_cb(conf, OnError);
+    rd_kafka_conf_set_opaque(conf, this);
+  };
+  LEAT_ASSIGN(handle_, make(kDefaults, prepare));
+  rd_kafka_poll_set_consumer(handle_);
+  queue_ = rd_kafka_queue_get_consumer(handle_);
+  const List topics(rd_kafka_topic_partition_list_new(1));
+  rd_kafka_topic_partition_list_add(topics.get(), names_.topic.c_str(), RD_KAFKA_PARTITION_UA);
+  const auto subscribed = rd_kafka_subscribe(handle_, topics.get());
+  if (subscribed != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    return Broken("joining group " + names_.group, subscribed);
+  }
+  thread_ = std::jthread([this](const std::stop_token& stop) { Serve(stop); });
+  return {};
+}
+
+KafkaMembership::~KafkaMembership() {
+  if (thread_.joinable()) {
+    thread_.request_stop();
+    rd_kafka_queue_yield(queue_);
+    thread_.join();
+  }
+  if (queue_ != nullptr) rd_kafka_queue_destroy(queue_);
+  // A static member does not leave, and closing in order would wait for a broker that may be away.
+  if (handle_ != nullptr) rd_kafka_destroy_flags(handle_, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+}
+
+void KafkaMembership::Serve(const std::stop_token& stop) {
+  const auto step = [&] {
+    rd_kafka_message_t* const message =
+        rd_kafka_consumer_poll(handle_, static_cast<int>(kStep.count()));
+    if (message == nullptr) return;
+    if (message->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
+      Trouble(message->err, rd_kafka_message_errstr(message));
+    }
+    // A message was fetched before its partition was paused: it is read by its subscription.
+    rd_kafka_message_destroy(message);
+  };
+  while (!stop.stop_requested()) {
+    step();
+    SendCommits();
+    Unassign();
+  }
+  commit_again_ = {};
+  const auto deadline = std::chrono::steady_clock::now() + kFarewell;
+  do {
+    SendCommits();
+    if (!committing_) break;
+    step();
+  } while (std::chrono::steady_clock::now() < deadline);
+}
+
+void KafkaMembership::Assigned(const rd_kafka_topic_partition_list_t& partitions) {
+  const List list(rd_kafka_topic_partition_list_copy(&partitions));
+  // Nothing is to be read; should a fetch be faster than the pause, it finds nothing.
+  for (int i = 0; i < list->cnt; ++i) list->elems[i].offset = RD_KAFKA_OFFSET_END;
+  if (rd_kafka_error_t* const refused = rd_kafka_incremental_assign(handle_, list.get())) {
+    core::LogWarning(kComponent, names_.group + ": " + rd_kafka_error_string(refused));
+    rd_kafka_error_destroy(refused);
+    return;
+  }
+  if (list->cnt > 0) rd_kafka_pause_partitions(handle_, list.get());
+  {
+    std::lock_guard lock(mutex_);
+    trouble_ = {};
+    for (int i = 0; i < list->cnt; ++i) {
+      share_.held.insert(static_cast<uint32_t>(list->elems[i].partition));
+    }
+  }
+  changed_.notify_all();
+}
+
+void KafkaMembership::Revoked(const rd_kafka_topic_partition_list_t& partitions) {
+  List list(rd_kafka_topic_partition_list_copy(&partitions));
+  const bool lost = rd_kafka_assignment_lost(handle_) != 0;
+  {
+    std::lock_guard lock(mutex_);
+    for (int i = 0; i < list->cnt; ++i) {
+      const auto partition = static_cast<uint32_t>(list->elems[i].partition);
+      if (lost) {
+        share_.held.erase(partition);
+        share_.to_release.erase(partition);
+        progress_.erase(partition);
+      } else if (share_.held.contains(partition)) {
+        share_.to_release.insert(partition);
+      }
+    }
+    if (!lost) trouble_ = {};
+  }
+  revoked_ = std::move(list);
+  changed_.notify_all();
+  Unassign();
+}
+
+void KafkaMembership::Unassign() {
+  if (revoked_ == nullptr) return;
+  {
+    std::lock_guard lock(mutex_);
+    // The group goes on only when all that was revoked is given back.
+    if (!share_.to_release.empty()) return;
+  }
+  commit_again_ = {};
+  SendCommits();  // reaches the group before the partitions do
+  {
+    std::lock_guard lock(mutex_);
+    for (int i = 0; i < revoked_->cnt; ++i) {
+      progress_.erase(static_cast<uint32_t>(revoked_->elems[i].partition));
+    }
+  }
+  const List list = std::move(revoked_);
+  if (rd_kafka_error_t* const refused = rd_kafka_incremental_unassign(handle_, list.get())) {
+    core::LogWarning(kComponent, names_.group + ": " + rd_kafka_error_string(refused));
+    rd_kafka_error_destroy(refused);
+  }
+}
+
+void KafkaMembership::Trouble(int error, const std::string& text) {
+  char fatal[kErrorTextMax] = "";
+  const auto fatal_error = rd_kafka_fatal_error(handle_, fatal, sizeof fatal);
+  Status failure;
+  if (fatal_error == RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID) {
+    failure = SameInstance(names_.group, instance_);
+  } else if (fatal_error != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    failure =
+        Fail(ErrorClass::kInternal, "kafka: group " + names_.group + ": " + fatal, "join again");
+  } else if (error == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED ||
+             error == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) {
+    failure = Invalid(
+        "kafka: group " + names_.group + ": " + text,
+        "allow this user to read the group " + names_.group + " and the topic " + names_.topic);
+  } else if (error == RD_KAFKA_RESP_ERR_INCONSISTENT_GROUP_PROTOCOL) {
+    failure = Fail(ErrorClass::kConflict, "kafka: group " + names_.group + ": " + text,
+                   "its members use another assignment: end them, or set topics.prefix");
+  } else if (error == RD_KAFKA_RESP_ERR_INVALID_SESSION_TIMEOUT) {
+    failure = Invalid("kafka: group " + names_.group + ": " + text,
+                      "set kafka.session.timeout.ms to what the broker's "
+                      "group.min.session.timeout.ms and group.max.session.timeout.ms allow");
+  }
+  {
+    std::lock_guard lock(mutex_);
+    if (failure) {
+      // The rest passes, or is tried again by the library.
+      trouble_ = Fail(ErrorClass::kUnavailable, "kafka: group " + names_.group + ": " + text,
+                      "see whether the broker runs");
+      return;
+    }
+    if (!failure_) return;
+    failure_ = std::move(failure);
+    share_ = {};
+    progress_.clear();
+  }
+  changed_.notify_all();
+}
+
+void KafkaMembership::SendCommits() {
+  const auto now = std::chrono::steady_clock::now();
+  if (committing_ || now < commit_again_) return;
+  List list;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [partition, progress] : progress_) {
+      if (progress.committed == progress.wanted) continue;
+      if (list == nullptr) list.reset(rd_kafka_topic_partition_list_new(1));
+      rd_kafka_topic_partition_list_add(list.get(), names_.topic.c_str(),
+                                        static_cast<int32_t>(partition))
+          ->offset = static_cast<int64_t>(progress.wanted);
+    }
+  }
+  if (list == nullptr) return;
+  constexpr int kAsync = 1;
+  committing_ = rd_kafka_commit(handle_, list.get(), kAsync) == RD_KAFKA_RESP_ERR_NO_ERROR;
+  commit_again_ = now + kStep;
+}
+
+void KafkaMembership::Committed(rd_kafka_resp_err_t error,
+                                const rd_kafka_topic_partition_list_t* offsets) {
+  committing_ = false;
+  if (error != RD_KAFKA_RESP_ERR_NO_ERROR || offsets == nullptr) {
+    commit_again_ = std::chrono::steady_clock::now() + kCommitRetryPause;
+    return;
+  }
+  std::lock_guard lock(mutex_);
+  trouble_ = {};
+  for (int i = 0; i < offsets->cnt; ++i) {
+    const auto& one = offsets->elems[i];
+    const auto found = progress_.find(static_cast<uint32_t>(one.partition));
+    if (found == progress_.end() || one.err != RD_KAFKA_RESP_ERR_NO_ERROR) continue;
+    found->second.committed = static_cast<uint64_t>(one.offset);
+  }
+}
+
+Result<Share> KafkaMembership::Poll(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, timeout, [&] { return woken_ || !failure_ || share_ != told_; });
+  woken_ = false;
+  LEAT_TRY(failure_);
+  // Nothing is held, and why.
+  if (share_ == told_ && share_.held.empty()) LEAT_TRY(trouble_);
+  told_ = share_;
+  return share_;
+}
+
+Status KafkaMembership::Release(uint32_t partition) {
+  bool last;
+  {
+    std::lock_guard lock(mutex_);
+    LEAT_TRY(failure_);
+    if (!share_.held.contains(partition)) return {};  // it was lost
+    if (share_.to_release.erase(partition) == 0) return NotToBeReleased(partition);
+    share_.held.erase(partition);
+    told_.held.erase(partition);
+    told_.to_release.erase(partition);
+    last = share_.to_release.empty();
+  }
+  if (last) rd_kafka_queue_yield(queue_);
+  return {};
+}
+
+Status KafkaMembership::Commit(uint32_t partition, uint64_t next) {
+  std::lock_guard lock(mutex_);
+  LEAT_TRY(failure_);
+  if (share_.held.contains(partition)) progress_[partition].wanted = next;
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Membership>> JoinGroup(const MakeConsumer& make, const GroupNames& names,
+                                              std::string instance) {
+  auto membership = std::make_unique<KafkaMembership>(names, std::move(instance));
+  LEAT_TRY(membership->Start(make));
+  return membership;
+}
+
+}  // namespace leat::bus::kafka
