@@ -82,6 +82,7 @@ Status Serve(const Context& context, const ServeOptions& options) {
   int signal = 0;
   sigwait(&signals, &signal);
   core::LogInfo("serve", "stopping");
+  node->StopRequests();
   server->Stop();
   return {};
 }
@@ -99,6 +100,11 @@ void AddServe(CLI::App* app, Context* context) {
       ->capture_default_str();
   command->add_option("--chain", context->node.default_chain, "Chain that requests mean by default")
       ->capture_default_str();
+  command->add_option("--instance", context->node.instance, "Name of this process among all (default: the data folder's)")
+      ->check([](const std::string& name) {
+        const auto status = runtime::CheckInstanceName(name);
+        return status ? std::string() : status.error().Text();
+      });
   command->callback([=] {
     context->is_service = true;
     context->run = [=] { return Serve(*context, *options); };

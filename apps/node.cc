@@ -200,6 +200,25 @@ Result<std::unique_ptr<Node>> Node::Open(const NodeOptions& options) {
 
 Node::~Node() = default;
 
+Result<runtime::Requester*> Node::requester() {
+  std::lock_guard lock(requester_mutex_);
+  if (requests_stopped_) return Fail(ErrorClass::kUnavailable, "this process is stopping");
+  if (requester_ == nullptr) {
+    std::string instance = options_.instance;
+    if (instance.empty()) {
+      LEAT_ASSIGN(instance, folder_->Instance());
+    }
+    LEAT_ASSIGN(requester_, runtime::Requester::Open(transport_.get(), instance));
+  }
+  return requester_.get();
+}
+
+void Node::StopRequests() {
+  std::lock_guard lock(requester_mutex_);
+  requests_stopped_ = true;
+  if (requester_ != nullptr) requester_->Stop();
+}
+
 Status Node::CatchUp(const std::function<void(uint64_t, uint64_t)>& progress) {
   constexpr auto kStep = std::chrono::milliseconds(100);
   const auto until = [&](const std::function<bool()>& reached) -> Status {
@@ -227,6 +246,7 @@ gateway::Services Node::services() {
   services.feed = feed_.get();
   services.ledger = ledger_.get();
   services.balances = balances_.get();
+  services.requester = [this] { return requester(); };
   services.default_chain = options_.default_chain;
   if (feed_relay_ != nullptr) {
     services.feed_error = [this] { return feed_relay_->status().error(); };

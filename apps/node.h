@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "bus/bus.h"
@@ -14,6 +15,7 @@
 #include "producers/ingest/chain_feed.h"
 #include "producers/ledger/service.h"
 #include "runtime/relay.h"
+#include "runtime/request.h"
 #include "runtime/shard.h"
 
 namespace leat::bus {
@@ -43,6 +45,7 @@ struct NodeOptions {
   // On a broker, only reads: claims no partition, so that a question takes nothing away from whoever owns them. The balances
   // are kept up to date all the same.
   bool observes = false;
+  std::string instance;  // of this process, among all; empty: the data folder's
 };
 
 // Thread-safe once opened.
@@ -63,6 +66,10 @@ class Node {
   balances::Service& balances() { return *balances_; }
   ledger::Service& ledger() { return *ledger_; }
   bus::Transport& transport() { return *transport_; }
+  // Asks by topics; opened when it is first wanted. Errors: those of Requester::Open and DataFolder::Instance.
+  Result<runtime::Requester*> requester();
+  // Whoever waits for a reply is told that none will come.
+  void StopRequests();
 
  private:
   explicit Node(NodeOptions options) : options_(std::move(options)) {}
@@ -83,6 +90,9 @@ class Node {
   std::unique_ptr<runtime::Relay> feed_relay_;
   std::unique_ptr<ledger::Service> ledger_;
   std::unique_ptr<balances::Service> balances_;
+  std::mutex requester_mutex_;
+  std::unique_ptr<runtime::Requester> requester_;  // guarded by requester_mutex_
+  bool requests_stopped_ = false;                  // guarded by requester_mutex_
 };
 
 }  // namespace leat::apps

@@ -31,6 +31,7 @@ Registry::Registry() : state_(new State) {
   Register(kInconsistencyFound, ledger::v1::InconsistencyFound::descriptor());
   Register(kShardClaimed, runtime::v1::ShardClaimed::descriptor());
   Register(kDeadLettered, runtime::v1::DeadLettered::descriptor());
+  Register(kRequestFailed, runtime::v1::RequestFailed::descriptor());
 }
 
 Registry& Registry::Global() {

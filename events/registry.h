@@ -23,6 +23,7 @@ inline constexpr std::string_view kBlockReopened = "ledger.block_reopened.v1";
 inline constexpr std::string_view kInconsistencyFound = "ledger.inconsistency_found.v1";
 inline constexpr std::string_view kShardClaimed = "runtime.shard_claimed.v1";
 inline constexpr std::string_view kDeadLettered = "runtime.dead_lettered.v1";
+inline constexpr std::string_view kRequestFailed = "runtime.request_failed.v1";
 
 // Thread-safe; lives for ever.
 class Registry {

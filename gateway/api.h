@@ -16,6 +16,7 @@
 #include "gateway/http_server.h"
 #include "producers/ingest/chain_feed.h"
 #include "producers/ledger/service.h"
+#include "runtime/request.h"
 
 namespace leat::gateway {
 
@@ -33,6 +34,8 @@ struct Services {
   std::vector<std::pair<std::string, const eventstore::Log*>> logs;
   // Checks the checksums of every file.
   std::function<Status()> verify_files;
+  // Who asks by topics; may be empty: then no route does.
+  std::function<Result<runtime::Requester*>()> requester;
   std::string default_chain = "eip155:1";
   // The bearer token of the routes below /api/admin/; empty: no token is asked for (calls within the process).
   std::string admin_token;
