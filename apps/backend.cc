@@ -1,6 +1,7 @@
 #include "apps/backend.h"
 
 #include <filesystem>
+#include <latch>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -208,6 +209,11 @@ class LocalBackend final : public CallingBackend {
     request.trusted = true;
     gateway::HttpResponse response;
     node_->api().Handle(request, response);
+    if (const auto begin = response.TakeDeferred()) {
+      const auto answered = std::make_shared<std::latch>(1);
+      begin([answered] { answered->count_down(); });
+      answered->wait();
+    }
     if (response.status() >= 300) {
       return std::unexpected(ErrorOf(response.status(), response.body()));
     }

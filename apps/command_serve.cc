@@ -91,6 +91,7 @@ Status Serve(const Context& context, const ServeOptions& options) {
   }
   Print("listening on http://" + options.host + ":" + std::to_string(server->port()) + "\n");
   wait();
+  node->StopRequests();
   server->Stop();
   return {};
 }
@@ -113,10 +114,13 @@ void AddServe(CLI::App* app, Context* context) {
       ->check(CLI::IsMember({"ingest", "ledger", "balances", "gateway"}));
   command->add_flag("--standby", context->node.standby,
                     "Keep warm copies of the partitions that other processes own");
-  command->add_option("--instance", context->node.instance,
-                      "Name of this process among all (default: the data folder's)");
   command->add_option("--chain", context->node.default_chain, "Chain that requests mean by default")
       ->capture_default_str();
+  command->add_option("--instance", context->node.instance, "Name of this process among all (default: the data folder's)")
+      ->check([](const std::string& name) {
+        const auto status = runtime::CheckInstanceName(name);
+        return status ? std::string() : status.error().Text();
+      });
   command->callback([=] {
     context->is_service = true;
     context->run = [=] { return Serve(*context, *options); };

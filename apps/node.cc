@@ -207,8 +207,8 @@ Status Node::CountPartitions() {
 Status Node::OpenCluster() {
   if (embedded_ != nullptr) return {};
   LEAT_ASSIGN(cluster_, runtime::Cluster::Open(transport_.get()));
-  LEAT_ASSIGN(requester_, runtime::Requester::Open(transport_.get(), instance_));
-  forwarder_ = std::make_unique<gateway::Forwarder>(requester_.get());
+  LEAT_ASSIGN(runtime::Requester* const asks, requester());
+  forwarder_ = std::make_unique<gateway::Forwarder>(asks);
   if (options_.use == Use::kServe) return {};
   // A process of ours that was here a moment ago is not another one.
   for (const auto& other : cluster_->Instances()) {
@@ -332,6 +332,21 @@ Node::~Node() {
   // What others ask for stops with the parts that know it.
   for (auto role = roles_.rbegin(); role != roles_.rend(); ++role) (*role)->Stop();
   forward_server_.reset();
+  StopRequests();
+}
+
+Result<runtime::Requester*> Node::requester() {
+  std::lock_guard lock(requester_mutex_);
+  if (requests_stopped_) return Fail(ErrorClass::kUnavailable, "this process is stopping");
+  if (requester_ == nullptr) {
+    LEAT_ASSIGN(requester_, runtime::Requester::Open(transport_.get(), instance_));
+  }
+  return requester_.get();
+}
+
+void Node::StopRequests() {
+  std::lock_guard lock(requester_mutex_);
+  requests_stopped_ = true;
   if (requester_ != nullptr) requester_->Stop();
 }
 
@@ -426,6 +441,7 @@ gateway::Services Node::Services() {
   services.forwarder = forwarder_.get();
   services.instances = [this] { return Instances(); };
   services.error = [this] { return Error(); };
+  services.requester = [this] { return requester(); };
   services.default_chain = options_.default_chain;
   services.admin_token = admin_token_;
   services.logs = [this] {

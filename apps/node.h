@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string>
 #include <vector>
@@ -77,6 +78,10 @@ class Node {
   void SetAddress(const std::string& address);
   eventstore::DataFolder& folder() { return *folder_; }
   bus::Transport& transport() { return *transport_; }
+  // Asks by topics; opened when it is first wanted. Errors: those of Requester::Open, kUnavailable when it was stopped.
+  Result<runtime::Requester*> requester();
+  // Whoever waits for a reply is told that none will come.
+  void StopRequests();
   const std::string& instance() const { return instance_; }
   uint32_t partitions() const { return partitions_; }
   // The part of the first partition; null where this process does not have the role.
@@ -118,7 +123,9 @@ class Node {
   std::vector<ledger::Service*> ledgers_;
   std::vector<balances::Service*> balances_;
   std::unique_ptr<runtime::Cluster> cluster_;
-  std::unique_ptr<runtime::Requester> requester_;
+  std::mutex requester_mutex_;
+  std::unique_ptr<runtime::Requester> requester_;  // guarded by requester_mutex_
+  bool requests_stopped_ = false;                  // guarded by requester_mutex_
   std::unique_ptr<gateway::Forwarder> forwarder_;
   std::unique_ptr<gateway::Api> api_;
   std::unique_ptr<gateway::ForwardServer> forward_server_;

@@ -37,6 +37,8 @@ constexpr int kPageStepsMax = 200;          // of an EventReader: some 100,000 e
 constexpr auto kWaitMax = std::chrono::milliseconds(5000);
 constexpr auto kPublishedMax = std::chrono::milliseconds(60'000);
 constexpr size_t kEventsBodyMax = 16u << 20;
+constexpr size_t kAskBodyMax = 1u << 20;
+constexpr auto kAskTimeoutMax = std::chrono::milliseconds(60'000);
 constexpr size_t kBlocksBodyMax = 64u << 20;
 constexpr std::string_view kJsonLines = "application/x-ndjson";
 
@@ -847,11 +849,8 @@ struct Api::Impl {
     out->push_back('\n');
   }
 
-  Status Publish(const HttpRequest& request, const Params& params, HttpResponse* response) const {
-    LEAT_TRY(params.Allow({"topic", "partitions"}));
-    const std::string topic = params.Text("topic");
-    if (topic.empty()) return Invalid("topic: is missing", "name it: /api/events?topic=NAME");
-    LEAT_TRY(events::CheckTopicName(topic));
+  // The events of a request's body, at least one.
+  static Result<std::vector<events::Event>> EventsOf(const HttpRequest& request) {
     const std::string_view type =
         request.content_type.substr(0, request.content_type.find(';'));
     if (type != "application/cloudevents+json" && type != "application/cloudevents-batch+json" &&
@@ -860,15 +859,69 @@ struct Api::Impl {
       return Invalid("Content-Type: \"" + std::string(type.substr(0, 64)) + "\" is not known",
                      "send application/cloudevents+json, or a batch of them");
     }
-    LEAT_ASSIGN(const auto events, events::EventsFromJson(request.body));
+    LEAT_ASSIGN(auto events, events::EventsFromJson(request.body));
     if (events.empty()) return Invalid("the list has no events", "send at least one");
-    LEAT_ASSIGN(const auto partitions, params.Number("partitions"));
-    LEAT_TRY(EnsureTopic(topic, partitions));
     for (const auto& event : events) {
       if (event.view().type.starts_with("runtime.")) {
         return Invalid("type: " + std::string(event.view().type) + " is written by the runtime alone", "publish another type");
       }
     }
+    return events;
+  }
+
+  static Result<std::string> TopicOf(const HttpRequest& request, const Params& params) {
+    const std::string topic = params.Text("topic");
+    if (topic.empty()) {
+      return Invalid("topic: is missing", "name it: " + std::string(request.path) + "?topic=NAME");
+    }
+    LEAT_TRY(events::CheckTopicName(topic));
+    return topic;
+  }
+
+  // Asks on a topic. No thread waits for the reply.
+  Status Ask(const HttpRequest& request, const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"topic", "timeout_ms", "partition"}));
+    LEAT_ASSIGN(const std::string topic, TopicOf(request, params));
+    LEAT_ASSIGN(const auto timeout, params.Number("timeout_ms"));
+    LEAT_ASSIGN(const auto partition, params.Number("partition"));
+    runtime::AskOptions options;
+    if (timeout) {
+      if (*timeout == 0 || *timeout > static_cast<uint64_t>(kAskTimeoutMax.count())) {
+        return Invalid("timeout_ms: " + std::to_string(*timeout) + " is out of range",
+                       "1 to " + std::to_string(kAskTimeoutMax.count()));
+      }
+      options.timeout = std::chrono::milliseconds(*timeout);
+    }
+    if (partition) {
+      if (*partition > UINT32_MAX) return Invalid("partition: is out of range");
+      options.partition = static_cast<uint32_t>(*partition);
+    }
+    LEAT_ASSIGN(auto events, EventsOf(request));
+    if (events.size() != 1) return Invalid("a list is no request", "send one event");
+    if (!services_.requester) {
+      return Fail(ErrorClass::kUnsupported, "this server does not ask by topics");
+    }
+    LEAT_ASSIGN(runtime::Requester* const requester, services_.requester());
+    response->Defer([=, event = std::move(events[0])](std::function<void()> answered) {
+      requester->AskAsync(topic, event, options, [=](Result<events::Event> reply) {
+        if (reply) {
+          response->SetContentType("application/cloudevents+json");
+          response->body() += events::EventToJson(reply->view());
+        } else {
+          SetError(reply.error(), response);
+        }
+        answered();
+      });
+    });
+    return {};
+  }
+
+  Status Publish(const HttpRequest& request, const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"topic", "partitions"}));
+    LEAT_ASSIGN(const std::string topic, TopicOf(request, params));
+    LEAT_ASSIGN(const auto events, EventsOf(request));
+    LEAT_ASSIGN(const auto partitions, params.Number("partitions"));
+    LEAT_TRY(EnsureTopic(topic, partitions));
     LEAT_ASSIGN(const auto positions, services_.transport->Publish(topic, events));
     // The token names the last event on every partition that was written.
     std::map<uint32_t, events::Position> last;
@@ -1492,6 +1545,7 @@ struct Api::Impl {
     }
     if (path == "/api/cluster") return only_get() ? Cluster(params, response) : Status();
     if (path == "/api/lag") return only_get() ? Lag(params, response) : Status();
+    if (path == "/api/requests") return only_post() ? Ask(request, params, response) : Status();
     if (path == "/api/topics") return only_get() ? Topics(params, response) : Status();
     if (path == "/api/streams") return only_get() ? Streams(params, response) : Status();
     if (path.starts_with(kAdminPrefix)) {
@@ -1562,6 +1616,7 @@ bool Api::IsBlocking(std::string_view, std::string_view target) {
 
 size_t Api::BodyBytesMax(std::string_view, std::string_view path) {
   if (path == "/api/events") return kEventsBodyMax;
+  if (path == "/api/requests") return kAskBodyMax;
   if (path.starts_with(kAdminPrefix)) return kBlocksBodyMax;
   constexpr size_t kOther = 64u << 10;
   return kOther;

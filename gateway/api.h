@@ -18,6 +18,7 @@
 #include "producers/ingest/service.h"
 #include "producers/ledger/service.h"
 #include "runtime/cluster.h"
+#include "runtime/request.h"
 
 namespace leat::gateway {
 
@@ -45,6 +46,8 @@ struct Services {
   std::function<std::vector<std::pair<std::string, std::shared_ptr<const eventstore::Log>>>()> logs;
   // Checks the checksums of every file.
   std::function<Status()> verify_files;
+  // Who asks by topics; may be empty: then no route does.
+  std::function<Result<runtime::Requester*>()> requester;
   std::string default_chain = "eip155:1";
   // The bearer token of the routes below /api/admin/; empty: no token is asked for (calls within the process).
   std::string admin_token;

@@ -219,9 +219,10 @@ void Role::RunMembership(const std::stop_token& stop, bus::Transport* transport,
       continue;
     }
     for (const auto& host : hosts_) {
-      const bool held = share->held.contains(host->partition);
+      const bool wanted = share->to_release.contains(host->partition);
+      const bool held = share->held.contains(host->partition) && !wanted;
       SetTarget(host.get(), held ? Target::kOwn : idle());
-      if (!share->to_release.contains(host->partition)) continue;
+      if (!wanted) continue;
       if (!host->settled) continue;  // its work has not ended yet
       if (auto released = membership->Release(host->partition); !released) {
         core::LogWarning(group, released.error().Text());

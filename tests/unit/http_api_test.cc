@@ -106,6 +106,88 @@ TEST_CASE("http api: a lookup is blocking when it may wait") {
   CHECK(Api::IsBlocking("GET", "/api/balances"));
 }
 
+TEST_CASE("http api: a request by topics") {
+  World world;
+  world.Start();
+  const auto requester = Must(runtime::Requester::Open(world.transport.get(), "test"));
+  Must(world.transport->CreateTopic("questions", 2));
+  runtime::ResponderOptions options;
+  options.topic = "questions";
+  options.partition = 1;
+  const auto responder = Must(runtime::Responder::Start(
+      world.transport.get(), options,
+      [](const events::EventView& request) -> Result<events::Event> {
+        if (request.subject == "refuse") return Fail(ErrorClass::kConflict, "no", "ask nicely");
+        events::EventView reply = request;
+        reply.id = {};
+        return events::Event(reply);
+      }));
+  Services services;
+  services.transport = world.transport.get();
+  services.requester = [&]() -> Result<runtime::Requester*> { return requester.get(); };
+  const Api api(services);
+  const auto ask = [&](std::string_view query, std::string_view body,
+                       std::string_view content_type = "application/cloudevents+json") {
+    HttpRequest request;
+    request.method = "POST";
+    request.path = "/api/requests";
+    request.query = query;
+    request.body = body;
+    request.content_type = content_type;
+    HttpResponse response;
+    const_cast<Api&>(api).Handle(request, response);
+    if (const auto begin = response.TakeDeferred()) {
+      std::promise<void> answered;
+      begin([&] { answered.set_value(); });
+      answered.get_future().wait();
+    }
+    return response;
+  };
+  const std::string kQuestion =
+      R"({"specversion":"1.0","id":"q","type":"chain.block_reverted.v1","data":{"chain":"x"}})";
+  const auto reply = ask("topic=questions&partition=1&timeout_ms=60000", kQuestion);
+  CHECK(reply.status() == 200);
+  CHECK(reply.content_type() == "application/cloudevents+json");
+  const json answer = json::parse(reply.body());
+  CHECK(answer["correlationid"] == "q");
+  CHECK(answer["data"]["chain"] == "x");
+  // The service's own error, as its class says.
+  json refused = json::parse(kQuestion);
+  refused["subject"] = "refuse";
+  refused["id"] = "r";
+  const auto conflict = ask("topic=questions&partition=1", refused.dump());
+  CHECK(conflict.status() == 409);
+  CHECK(conflict.body().find("no (ask nicely)") != std::string::npos);
+  // Nobody answers on partition 0.
+  const auto late = ask("topic=questions&partition=0&timeout_ms=1", kQuestion);
+  CHECK(late.status() == 503);
+  CHECK(late.body().find("questions") != std::string::npos);
+  CHECK(ask("topic=nowhere", kQuestion).status() == 404);
+  CHECK(ask("topic=questions&partition=2", kQuestion).status() == 404);
+  CHECK(ask("topic=ledger.entries&partition=0", kQuestion).status() == 409);
+  for (const char* query : {"", "topic=", "topic=a%20b", "topic=questions&timeout_ms=0",
+                            "topic=questions&timeout_ms=60001", "topic=questions&partition=x",
+                            "topic=questions&partition=4294967296", "topic=questions&x=1"}) {
+    CAPTURE(query);
+    CHECK(ask(query, kQuestion).status() == 400);
+  }
+  CHECK(ask("topic=questions", kQuestion, "text/plain").status() == 400);
+  CHECK(ask("topic=questions", "[" + kQuestion + "," + kQuestion + "]").status() == 400);
+  CHECK(ask("topic=questions", "[]").status() == 400);
+  CHECK(ask("topic=questions", R"({"specversion":"1.0","type":"runtime.shard_claimed.v1"})")
+            .status() == 400);
+  requester->Stop();
+  CHECK(ask("topic=questions&partition=1", kQuestion).status() == 503);
+  services.requester = nullptr;
+  Api without(services);
+  HttpRequest request;
+  request.method = "GET";
+  request.path = "/api/requests";
+  HttpResponse response;
+  without.Handle(request, response);
+  CHECK(response.status() == 405);
+}
+
 TEST_CASE("http api: what is no UTF-8 is refused in UTF-8") {
   World world;
   world.Start();
