@@ -15,6 +15,8 @@
 namespace leat::apps {
 namespace {
 
+// Until a command that waits for others gives up because nobody does the work.
+constexpr auto kUnservedMax = std::chrono::seconds(30);
 constexpr std::string_view kEmbedded = "embedded";
 constexpr std::string_view kKafka = "kafka";
 constexpr std::string_view kRabbitMq = "rabbitmq";
@@ -207,6 +209,9 @@ Status Node::CountPartitions() {
 Status Node::OpenCluster() {
   if (embedded_ != nullptr) return {};
   LEAT_ASSIGN(cluster_, runtime::Cluster::Open(transport_.get()));
+  for (const auto role : {gateway::kIngestRole, gateway::kBalancesRole}) {
+    LEAT_TRY(gateway::CreateRequestsTopic(transport_.get(), role, partitions_));
+  }
   LEAT_ASSIGN(runtime::Requester* const asks, requester());
   forwarder_ = std::make_unique<gateway::Forwarder>(asks);
   if (options_.use == Use::kServe) return {};
@@ -286,7 +291,7 @@ Status Node::StartRoles() {
     return {};
   }
   if (asks_) return {};
-  if (options_.use == Use::kRead) {
+  if (reads_alone()) {
     for (balances::Service* service : balances_) LEAT_TRY(service->Follow());
     return {};
   }
@@ -299,7 +304,7 @@ Status Node::StartRoles() {
     const bool asked = name != gateway::kLedgerRole;
     role->Join(transport_.get(), instance_, [this, name, asked](uint32_t partition, bool owned) -> Status {
       if (!asked) return {};
-      if (owned) return forward_server_->Serve(name, partition, partitions_);
+      if (owned) return forward_server_->Serve(name, partition);
       forward_server_->Stop(name, partition);
       return {};
     });
@@ -363,9 +368,7 @@ const runtime::Role* Node::Find(std::string_view role) const {
 
 bool Node::Owns(std::string_view role, uint32_t partition) const {
   // A reader's copy is what it answers from.
-  if (options_.use == Use::kRead && embedded_ == nullptr) {
-    return !asks_ && role == gateway::kBalancesRole;
-  }
+  if (reads_alone()) return role == gateway::kBalancesRole;
   const runtime::Role* const found = Find(role);
   return found != nullptr && found->Owns(partition);
 }
@@ -390,6 +393,22 @@ Status Node::Error() const {
   return {};
 }
 
+// Whether a wait ended; an error when it cannot.
+template <typename T>
+Result<bool> Node::Reached(const Result<T>& waited, std::string_view role, uint32_t partition) {
+  if (waited) return true;
+  if (!waited.error().Retryable()) return std::unexpected(waited.error());
+  const auto now = std::chrono::steady_clock::now();
+  const bool served =
+      Find(role) != nullptr && !asks_ ? true : cluster_ != nullptr && cluster_->Owner(role, partition);
+  if (served || served_.time_since_epoch().count() == 0) served_ = now;
+  if (now - served_ < kUnservedMax) return false;
+  return Fail(ErrorClass::kUnavailable,
+              "nobody serves partition " + std::to_string(partition) + " of role " +
+                  std::string(role),
+              "start one: leat serve --role " + std::string(role));
+}
+
 Status Node::CatchUp(const std::function<void(uint64_t, uint64_t)>& progress) {
   constexpr auto kStep = std::chrono::milliseconds(100);
   uint64_t applied_before = 0, decided_before = 0;  // of the partitions that were waited for
@@ -411,16 +430,19 @@ Status Node::CatchUp(const std::function<void(uint64_t, uint64_t)>& progress) {
     }
     LEAT_ASSIGN(const auto blocks, transport_->End(ingest::kChainBlocksTopic, i));
     uint64_t entries = 0;
+    if (reads_alone()) {
+      // What nobody decides on now is not waited for.
+      LEAT_ASSIGN(const auto end, transport_->End(ledger::kLedgerEntriesTopic, i));
+      entries = end.offset;
+    } else {
+      LEAT_TRY(until([&]() -> Result<bool> {
+        const auto reached = api_->WaitDecided(i, blocks.offset, kStep);
+        if (reached) entries = *reached;
+        return Reached(reached, gateway::kLedgerRole, i);
+      }));
+    }
     LEAT_TRY(until([&]() -> Result<bool> {
-      const auto reached = api_->WaitDecided(i, blocks.offset, kStep);
-      if (!reached && !reached.error().Retryable()) return std::unexpected(reached.error());
-      if (reached) entries = *reached;
-      return reached.has_value();
-    }));
-    LEAT_TRY(until([&]() -> Result<bool> {
-      const auto reached = api_->WaitBalances(i, entries, kStep);
-      if (!reached && !reached.error().Retryable()) return std::unexpected(reached.error());
-      return reached.has_value();
+      return Reached(api_->WaitBalances(i, entries, kStep), gateway::kBalancesRole, i);
     }));
     applied_before += entries;
     decided_before += entries;

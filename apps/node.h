@@ -1,6 +1,7 @@
 // The wiring: all services of one process on one data folder.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -103,6 +104,10 @@ class Node {
   Status OpenRoles();
   Status StartRoles();
   gateway::Services Services();
+  // A reader on a broker where nobody serves: it answers from a copy of its own.
+  bool reads_alone() const { return options_.use == Use::kRead && embedded_ == nullptr && !asks_; }
+  template <typename T>
+  Result<bool> Reached(const Result<T>& waited, std::string_view role, uint32_t partition);
   const runtime::Role* Find(std::string_view role) const;
   std::vector<runtime::PartStanding> Parts() const;
   std::vector<runtime::InstanceStanding> Instances() const;
@@ -113,6 +118,7 @@ class Node {
   bool relayed_ = false;
   bool asks_ = false;  // others do the work
   uint32_t partitions_ = 1;
+  std::chrono::steady_clock::time_point served_;  // of CatchUp: when somebody was last at work
   std::string instance_;
   std::string admin_token_;
   // In the order of the arrows: each uses those before it, and is destroyed before them.

@@ -118,6 +118,10 @@ class Pieces : public std::enable_shared_from_this<Pieces> {
 
 std::string RequestsTopic(std::string_view role) { return "leat.requests." + std::string(role); }
 
+Status CreateRequestsTopic(bus::Transport* transport, std::string_view role, uint32_t partitions) {
+  return transport->CreateTopic(RequestsTopic(role), partitions, {.retention = kRetention});
+}
+
 Status Forwarder::Forward(std::string_view role, uint32_t partition, const HttpRequest& request,
                           HttpResponse* response) const {
   v1::RequestForwarded forwarded;
@@ -211,11 +215,10 @@ ForwardServer::~ForwardServer() {
   stopped.swap(responders_);
 }
 
-Status ForwardServer::Serve(std::string_view role, uint32_t partition, uint32_t partitions) {
+Status ForwardServer::Serve(std::string_view role, uint32_t partition) {
   runtime::ResponderOptions options;
   options.topic = RequestsTopic(role);
   options.partition = partition;
-  LEAT_TRY(transport_->CreateTopic(options.topic, partitions, {.retention = kRetention}));
   LEAT_ASSIGN(auto responder,
               runtime::Responder::Start(transport_, options, [this](const events::EventView& request) {
                 return Answer(request);

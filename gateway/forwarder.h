@@ -18,6 +18,8 @@
 namespace leat::gateway {
 
 std::string RequestsTopic(std::string_view role);
+// Fine when it is there. Whoever asks creates it, as well as whoever answers.
+Status CreateRequestsTopic(bus::Transport* transport, std::string_view role, uint32_t partitions);
 
 // Thread-safe. The requester must outlive it, and the answers that it streams.
 class Forwarder {
@@ -40,8 +42,8 @@ class ForwardServer {
       : transport_(transport), handle_(std::move(handle)) {}
   ~ForwardServer();
 
-  // Creates the role's topic if need be, and answers what comes to one partition of it from now on.
-  Status Serve(std::string_view role, uint32_t partition, uint32_t partitions);
+  // Answers what comes to one partition of a role's topic from now on.
+  Status Serve(std::string_view role, uint32_t partition);
   void Stop(std::string_view role, uint32_t partition);
 
  private:
