@@ -66,8 +66,9 @@ class OnBroker(Leat):
 
 
 def owned_by(leat):
-    """How many events the topics hold, claims among them."""
-    return {topic["topic"]: topic["events"] for topic in leat.json("topics")["topics"]}
+    """How many events the topics with an owner hold, claims among them."""
+    return {topic["topic"]: topic["events"] for topic in leat.json("topics")["topics"]
+            if topic["topic"] in ("chain.blocks", "ledger.entries")}
 
 
 class World:
