@@ -1,9 +1,11 @@
 #include "apps/backend.h"
 
 #include <filesystem>
+#include <latch>
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "bus/partitioner.h"
 #include "chain/v1/chain.pb.h"
 #include "core/bytes.h"
 #include "gateway/http_client.h"
@@ -30,7 +32,47 @@ Error ErrorOf(int status, std::string_view body) {
   return Error{error_class, detail, {}};
 }
 
-class RemoteBackend final : public Backend {
+// What both backends ask for in the same way.
+class CallingBackend : public Backend {
+ protected:
+  Result<ingest::FeedReport> SubmitByCall(const std::vector<chain::v1::BlockObserved>& blocks) {
+    ingest::FeedReport report;
+    if (blocks.empty()) return report;
+    std::string body;
+    for (const auto& block : blocks) core::AppendString(block.SerializeAsString(), &body);
+    LEAT_ASSIGN(const json reply,
+                CallForObject("POST", "/api/admin/blocks?chain=" +
+                                          gateway::PercentEncode(blocks.front().chain()), body));
+    report.observed = Count(reply, "observed");
+    report.reverted = Count(reply, "reverted");
+    report.sidelined = Count(reply, "sidelined");
+    report.known = Count(reply, "known");
+    return report;
+  }
+  Result<bool> KnowsByCall(std::string_view chain, const Hash& hash) {
+    LEAT_ASSIGN(const json reply,
+                CallForObject("GET", "/api/admin/known?chain=" + gateway::PercentEncode(chain) +
+                                         "&hash=" + hash.Hex(), {}));
+    const auto known = reply.find("known");
+    return known != reply.end() && *known == true;
+  }
+  Result<json> CallForObject(std::string_view method, std::string_view target,
+                             std::string_view body) {
+    LEAT_ASSIGN(const std::string text, Call(method, target, body));
+    json reply = json::parse(text, nullptr, false);
+    if (reply.is_object()) return reply;
+    return Fail(ErrorClass::kUnsupported,
+                "the server's answer to " + std::string(target.substr(0, target.find('?'))) +
+                    " is not understood",
+                "use the same version of leat as the server");
+  }
+  static uint64_t Count(const json& reply, const char* name) {
+    const auto found = reply.find(name);
+    return found != reply.end() && found->is_number_unsigned() ? found->get<uint64_t>() : 0;
+  }
+};
+
+class RemoteBackend final : public CallingBackend {
  public:
   explicit RemoteBackend(eventstore::ServerAddress address)
       : address_(std::move(address)),
@@ -68,35 +110,41 @@ class RemoteBackend final : public Backend {
   }
   Result<ingest::FeedReport> SubmitBlocks(
       const std::vector<chain::v1::BlockObserved>& blocks) override {
-    std::string body;
-    for (const auto& block : blocks) core::AppendString(block.SerializeAsString(), &body);
-    LEAT_ASSIGN(const json reply, CallForObject("POST", "/api/admin/blocks", body));
-    ingest::FeedReport report;
-    report.observed = Count(reply, "observed");
-    report.reverted = Count(reply, "reverted");
-    report.sidelined = Count(reply, "sidelined");
-    report.known = Count(reply, "known");
-    return report;
+    return SubmitByCall(blocks);
   }
   Result<bool> KnowsBlock(std::string_view chain, const Hash& hash) override {
-    LEAT_ASSIGN(const json reply,
-                CallForObject("GET", "/api/admin/known?chain=" + gateway::PercentEncode(chain) +
-                                         "&hash=" + hash.Hex(), {}));
-    const auto known = reply.find("known");
-    return known != reply.end() && *known == true;
+    return KnowsByCall(chain, hash);
   }
   Status CatchUp(const std::function<void(uint64_t, uint64_t)>& progress) override {
     // What is published meanwhile is not waited for.
-    std::optional<uint64_t> blocks, decided;
+    struct Goal {
+      std::optional<uint64_t> blocks, decided;
+    };
+    std::vector<Goal> goals;
     for (;;) {
       LEAT_ASSIGN(const json reply, CallForObject("GET", "/api/admin/progress", {}));
-      if (!blocks && reply.value("blocks_published", false)) blocks = Count(reply, "blocks");
-      if (blocks && !decided && Count(reply, "ledger_applied") >= *blocks && reply.value("published", false)) {
-        decided = Count(reply, "decided");
+      const auto found = reply.find("partitions");
+      if (found == reply.end() || !found->is_array()) {
+        return Fail(ErrorClass::kUnsupported, "the server does not tell its progress",
+                    "use the same version of leat as the server");
       }
-      const uint64_t applied = Count(reply, "balances_applied");
-      if (progress) progress(applied, Count(reply, "decided"));
-      if (decided && applied >= *decided) return {};
+      goals.resize(found->size());
+      uint64_t applied = 0, decided = 0;
+      bool reached = true;
+      for (size_t i = 0; i < goals.size(); ++i) {
+        const json& at = (*found)[i];
+        Goal& goal = goals[i];
+        if (!goal.blocks && at.value("blocks_published", false)) goal.blocks = Count(at, "blocks");
+        if (goal.blocks && !goal.decided && Count(at, "ledger_applied") >= *goal.blocks &&
+            at.value("published", false)) {
+          goal.decided = Count(at, "decided");
+        }
+        applied += Count(at, "balances_applied");
+        decided += Count(at, "decided");
+        reached &= goal.decided && Count(at, "balances_applied") >= *goal.decided;
+      }
+      if (progress) progress(applied, decided);
+      if (reached) return {};
       constexpr auto kPollInterval = std::chrono::milliseconds(100);
       std::this_thread::sleep_for(kPollInterval);  // another process: there is nothing to wait on
     }
@@ -106,30 +154,15 @@ class RemoteBackend final : public Backend {
  private:
   static constexpr auto kTimeout = std::chrono::minutes(10);
 
-  Result<json> CallForObject(std::string_view method, std::string_view target,
-                             std::string_view body) {
-    LEAT_ASSIGN(const std::string text, Call(method, target, body));
-    json reply = json::parse(text, nullptr, false);
-    if (reply.is_object()) return reply;
-    return Fail(ErrorClass::kUnsupported,
-                "the server's answer to " + std::string(target.substr(0, target.find('?'))) +
-                    " is not understood",
-                "use the same version of leat as the server");
-  }
-  static uint64_t Count(const json& reply, const char* name) {
-    const auto found = reply.find(name);
-    return found != reply.end() && found->is_number_unsigned() ? found->get<uint64_t>() : 0;
-  }
-
   const eventstore::ServerAddress address_;
   gateway::HttpClient client_;
   gateway::HttpClient patient_client_;
 };
 
-class LocalBackend final : public Backend {
+class LocalBackend final : public CallingBackend {
  public:
   explicit LocalBackend(std::unique_ptr<Node> node)
-      : node_(std::move(node)), api_(node_->services()) {}
+      : node_(std::move(node)) {}
 
   Result<std::string> Call(std::string_view method, std::string_view target,
                            std::string_view body) override {
@@ -146,10 +179,16 @@ class LocalBackend final : public Backend {
   }
   Result<ingest::FeedReport> SubmitBlocks(
       const std::vector<chain::v1::BlockObserved>& blocks) override {
-    return node_->feed().Submit(blocks);
+    // As what this process owns it needs no text; CatchUp waits until it is published.
+    const uint32_t partition =
+        blocks.empty() ? 0 : bus::PartitionOf(blocks.front().chain(), node_->partitions());
+    if (node_->Owns(gateway::kIngestRole, partition)) {
+      return node_->feed(partition)->Submit(blocks);
+    }
+    return SubmitByCall(blocks);
   }
   Result<bool> KnowsBlock(std::string_view chain, const Hash& hash) override {
-    return node_->feed().Knows(chain, hash);
+    return KnowsByCall(chain, hash);
   }
   Status CatchUp(const std::function<void(uint64_t, uint64_t)>& progress) override {
     return node_->CatchUp(progress);
@@ -167,8 +206,14 @@ class LocalBackend final : public Backend {
     request.body = body;
     request.content_type = "application/json";
     request.loopback = true;
+    request.trusted = true;
     gateway::HttpResponse response;
-    api_.Handle(request, response);
+    node_->api().Handle(request, response);
+    if (const auto begin = response.TakeDeferred()) {
+      const auto answered = std::make_shared<std::latch>(1);
+      begin([answered] { answered->count_down(); });
+      answered->wait();
+    }
     if (response.status() >= 300) {
       return std::unexpected(ErrorOf(response.status(), response.body()));
     }
@@ -191,7 +236,6 @@ class LocalBackend final : public Backend {
   }
 
   const std::unique_ptr<Node> node_;
-  gateway::Api api_;
 };
 
 }  // namespace
@@ -205,7 +249,7 @@ Result<std::unique_ptr<Backend>> OpenBackend(const NodeOptions& options, Folder 
   LEAT_ASSIGN(auto server, eventstore::FindServer(options.data));
   if (server) return std::make_unique<RemoteBackend>(std::move(*server));
   NodeOptions opened = options;
-  opened.observes = pipeline == Pipeline::kIsRead;
+  opened.use = pipeline == Pipeline::kIsRead ? Use::kRead : Use::kRun;
   LEAT_ASSIGN(auto node, Node::Open(opened));
   return std::make_unique<LocalBackend>(std::move(node));
 }

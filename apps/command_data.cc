@@ -129,12 +129,12 @@ Status Rebuild(const Context& context, const RebuildOptions& options) {
   LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist, Pipeline::kRuns));
   json out;
   Node* node = backend->node();
-  if (node != nullptr && options.name == "balances") {
+  if (node != nullptr && options.name == "balances" && node->partitions() == 1) {
     // In this process: with progress.
     LEAT_TRY(node->CatchUp(nullptr));
     core::Progress progress("rebuild", "events", 0);
     LEAT_ASSIGN(const auto report,
-                node->balances().Rebuild(options.compare, [&](uint64_t done, uint64_t total) {
+                node->balances()->Rebuild(options.compare, [&](uint64_t done, uint64_t total) {
                   progress.SetTotal(total);
                   progress.Update(done);
                 }));

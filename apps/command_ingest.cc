@@ -94,7 +94,8 @@ Status Ingest(const Context& context, const IngestOptions& options) {
   }
   read.chain_begun = begun.has_value();
   LEAT_ASSIGN(const auto reader, ingest::BlockReader::Open(read));
-  if (!opening.empty()) LEAT_TRY(backend->Call("POST", "/api/admin/opening", opening));
+  if (!opening.empty()) LEAT_TRY(backend->Call(
+        "POST", "/api/admin/opening?chain=" + gateway::PercentEncode(options.chain), opening));
 
   ingest::FeedReport report;
   {
@@ -129,7 +130,9 @@ Status Ingest(const Context& context, const IngestOptions& options) {
       progress.Update(applied);
     }));
   }
-  if (Node* node = backend->node()) LEAT_TRY(node->balances().Flush());
+  if (Node* node = backend->node()) {
+    for (uint32_t i = 0; i < node->partitions(); ++i) LEAT_TRY(node->balances(i)->Flush());
+  }
 
   const auto& summary = reader->summary();
   const nlohmann::ordered_json out = {{"chain", options.chain},

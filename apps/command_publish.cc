@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -13,14 +14,27 @@ namespace {
 
 using nlohmann::json;
 
-struct PublishOptions {
-  std::string topic;
+// One event from flags.
+struct EventOptions {
   std::string type;
   std::string key;
   std::string subject;
   std::string data;
+};
+
+struct PublishOptions {
+  std::string topic;
+  EventOptions event;
   std::string file;
   uint32_t partitions = 0;
+  bool json = false;
+};
+
+struct RequestOptions {
+  std::string topic;
+  EventOptions event;
+  double timeout_s = 5;
+  std::optional<uint32_t> partition;
   bool json = false;
 };
 
@@ -64,25 +78,40 @@ Result<std::string> ListOf(const std::string& text) {
   return out + "]";
 }
 
+// Standard input is "-".
+Result<std::string> ReadAll(const std::string& flag, const std::string& path) {
+  std::ostringstream text;
+  if (path == "-") {
+    text << std::cin.rdbuf();
+  } else {
+    std::ifstream in(path, std::ios::binary);
+    if (!in) return Invalid(flag + ": " + path + " cannot be opened", "check the path");
+    text << in.rdbuf();
+  }
+  return text.str();
+}
+
+Result<std::string> EventOf(const EventOptions& options) {
+  std::string text = options.data.empty() ? "{}" : options.data;
+  if (text == "-" || text.starts_with("@")) {
+    LEAT_ASSIGN(text, ReadAll("--data", text == "-" ? text : text.substr(1)));
+  }
+  const json data = json::parse(text, nullptr, false);
+  if (data.is_discarded()) return Invalid("--data: is not JSON", "quote it for the shell");
+  json event = {{"specversion", "1.0"}, {"type", options.type}, {"data", data}};
+  if (!options.key.empty()) event["partitionkey"] = options.key;
+  if (!options.subject.empty()) event["subject"] = options.subject;
+  return event.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
 Status Publish(const Context& context, const PublishOptions& options) {
   std::string body;
-  if (!options.type.empty()) {
-    const json data = json::parse(options.data.empty() ? "{}" : options.data, nullptr, false);
-    if (data.is_discarded()) return Invalid("--data: is not JSON", "quote it for the shell");
-    json event = {{"specversion", "1.0"}, {"type", options.type}, {"data", data}};
-    if (!options.key.empty()) event["partitionkey"] = options.key;
-    if (!options.subject.empty()) event["subject"] = options.subject;
-    body = event.dump();
+  if (!options.event.type.empty()) {
+    LEAT_ASSIGN(body, EventOf(options.event));
   } else {
-    std::ostringstream text;
-    if (options.file.empty() || options.file == "-") {
-      text << std::cin.rdbuf();
-    } else {
-      std::ifstream in(options.file, std::ios::binary);
-      if (!in) return Invalid("--file: " + options.file + " cannot be opened", "check the path");
-      text << in.rdbuf();
-    }
-    LEAT_ASSIGN(body, ListOf(text.str()));
+    LEAT_ASSIGN(const std::string text,
+                ReadAll("--file", options.file.empty() ? "-" : options.file));
+    LEAT_ASSIGN(body, ListOf(text));
   }
   LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMayBeNew, Pipeline::kIsRead));
   LEAT_ASSIGN(const std::string answer,
@@ -94,6 +123,31 @@ Status Publish(const Context& context, const PublishOptions& options) {
     Print("published " + std::to_string(reply.value("published", uint64_t{0})) + " to " +
           options.topic + ", position " + reply.value("position", std::string()) + "\n");
   }
+  return {};
+}
+
+Status Request(const Context& context, const RequestOptions& options) {
+  std::string body;
+  if (options.event.type.empty()) {
+    LEAT_ASSIGN(body, ReadAll("standard input", "-"));
+    const json event = json::parse(body, nullptr, false);
+    if (!event.is_object()) {
+      return Invalid("standard input: is not one CloudEvent in JSON", "or name its --type");
+    }
+    if (!options.event.key.empty()) {
+      json keyed = event;
+      keyed["partitionkey"] = options.event.key;
+      body = keyed.dump(-1, ' ', false, json::error_handler_t::replace);
+    }
+  } else {
+    LEAT_ASSIGN(body, EventOf(options.event));
+  }
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMayBeNew, Pipeline::kIsRead));
+  std::string target = "/api/requests?topic=" + gateway::PercentEncode(options.topic) +
+                       "&timeout_ms=" + std::to_string(std::llround(options.timeout_s * 1000));
+  if (options.partition) target += "&partition=" + std::to_string(*options.partition);
+  LEAT_ASSIGN(const std::string answer, backend->Call("POST", target, body));
+  Print(answer + "\n");
   return {};
 }
 
@@ -159,21 +213,41 @@ Status Replay(const Context& context, const ReplayOptions& options) {
   return {};
 }
 
+// Flags of a single event; gives --type.
+CLI::Option* AddEvent(CLI::App* command, EventOptions* options) {
+  auto* type = command->add_option("--type", options->type, "Event type of a single event");
+  type->check(CheckUtf8);
+  command->add_option("--key", options->key, "Its partition key")->check(CheckUtf8);
+  command->add_option("--subject", options->subject, "Its subject")->needs(type)->check(CheckUtf8);
+  command->add_option("--data", options->data, "Its data: JSON, @FILE, or '-' for standard input")
+      ->needs(type)
+      ->check(CheckUtf8);
+  return type;
+}
+
 }  // namespace
+
+void AddRequest(CLI::App* app, Context* context) {
+  auto* command = app->add_subcommand(
+      "request", "Ask on a topic, and print the reply: a CloudEvent in JSON from flags or standard input");
+  auto options = std::make_shared<RequestOptions>();
+  command->add_option("topic", options->topic, "Topic on which a service answers")->required();
+  AddEvent(command, &options->event);
+  command->add_option("--timeout", options->timeout_s, "Seconds to wait for the reply")
+      ->check(CLI::Range(0.001, 60.0))
+      ->capture_default_str();
+  command->add_option("--partition", options->partition, "Partition to ask, whatever the key is");
+  command->add_flag("--json", options->json, "The reply is JSON anyway");
+  command->callback([=] { context->run = [=] { return Request(*context, *options); }; });
+}
 
 void AddPublish(CLI::App* app, Context* context) {
   auto* command = app->add_subcommand(
       "publish", "Publish CloudEvents in JSON from flags, a file or standard input");
   auto options = std::make_shared<PublishOptions>();
   command->add_option("topic", options->topic, "Topic; made when it is new")->required();
-  auto* type = command->add_option("--type", options->type, "Event type of a single event");
-  const auto of_single = [&](const char* flag, std::string* value, const char* text) {
-    command->add_option(flag, *value, text)->needs(type)->check(CheckUtf8);
-  };
-  type->check(CheckUtf8);
-  of_single("--key", &options->key, "Its partition key");
-  of_single("--subject", &options->subject, "Its subject");
-  of_single("--data", &options->data, "Its data as JSON");
+  auto* type = AddEvent(command, &options->event);
+  command->get_option("--key")->needs(type);
   command
       ->add_option("--file", options->file,
                    "CloudEvents in JSON: one, a list, or one a line; '-' is standard input")

@@ -1,4 +1,3 @@
-#include <openssl/rand.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -6,7 +5,6 @@
 
 #include "apps/commands.h"
 #include "apps/node.h"
-#include "core/bytes.h"
 #include "core/log.h"
 #include "gateway/api.h"
 #include "gateway/http_server.h"
@@ -18,15 +16,10 @@ struct ServeOptions {
   std::string host = "127.0.0.1";
   uint16_t port = 8080;
   unsigned threads = 1;
+  std::vector<std::string> roles;
 };
 
-std::string NewToken() {
-  unsigned char bytes[32];
-  LEAT_ASSERT(RAND_bytes(bytes, sizeof bytes) == 1);
-  std::string hex;
-  core::AppendHex({reinterpret_cast<const char*>(bytes), sizeof bytes}, &hex);
-  return hex;
-}
+constexpr unsigned kBlockingThreads = 8;
 
 bool IsLoopback(std::string_view host) {
   return host == "127.0.0.1" || host == "::1" || host == "[::1]" || host == "localhost";
@@ -50,16 +43,33 @@ Status Serve(const Context& context, const ServeOptions& options) {
   sigaddset(&signals, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
-  LEAT_ASSIGN(const auto node, Node::Open(context.node));
-  auto services = node->services();
-  services.admin_token = NewToken();
-  gateway::Api api(services);
+  NodeOptions node_options = context.node;
+  node_options.use = Use::kServe;
+  node_options.roles = {options.roles.begin(), options.roles.end()};
+  const bool serves_http = node_options.roles.empty() || node_options.roles.erase("gateway") > 0;
+  if (node_options.roles.empty() && !options.roles.empty()) node_options.roles.insert("gateway");
+  LEAT_ASSIGN(const auto node, Node::Open(node_options));
+  const auto wait = [&] {
+    int signal = 0;
+    sigwait(&signals, &signal);
+    core::LogInfo("serve", "stopping");
+  };
+  if (!serves_http) {
+    Print("serving as " + node->instance() + ", without HTTP\n");
+    wait();
+    return {};
+  }
+  gateway::Api& api = node->api();
   const bool loopback = IsLoopback(options.host);
   gateway::HttpOptions http;
   http.host = options.host;
   http.port = options.port;
   http.threads = options.threads;
-  http.is_blocking = gateway::Api::IsBlocking;
+  // Who asks another process waits for it.
+  http.blocking_threads = kBlockingThreads;
+  http.is_blocking = [&](std::string_view method, std::string_view target) {
+    return gateway::Api::IsBlocking(method, target) || api.Forwards(target);
+  };
   http.body_bytes_max_for = gateway::Api::BodyBytesMax;
   LEAT_ASSIGN(const auto server,
               gateway::HttpServer::Start(http, [&](const auto& request, auto& response) {
@@ -73,15 +83,15 @@ Status Serve(const Context& context, const ServeOptions& options) {
   // Commands on this machine reach a server that listens on every address by loopback.
   const bool any = options.host == "0.0.0.0" || options.host == "::";
   LEAT_TRY(node->folder().WriteServerAddress(
-      {any ? "127.0.0.1" : options.host, server->port(), getpid(), services.admin_token}));
+      {any ? "127.0.0.1" : options.host, server->port(), getpid(), node->admin_token()}));
+  node->SetAddress(options.host + ":" + std::to_string(server->port()));
   if (!loopback) {
     core::LogWarning("serve", "listening on " + options.host +
                                   ": whoever reaches this address can read and publish");
   }
   Print("listening on http://" + options.host + ":" + std::to_string(server->port()) + "\n");
-  int signal = 0;
-  sigwait(&signals, &signal);
-  core::LogInfo("serve", "stopping");
+  wait();
+  node->StopRequests();
   server->Stop();
   return {};
 }
@@ -97,8 +107,20 @@ void AddServe(CLI::App* app, Context* context) {
   command->add_option("--threads", options->threads, "Threads that answer quick requests")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
+  command->add_option("--role", options->roles,
+                      "What this process does, of ingest, ledger, balances and gateway (the HTTP API); "
+                      "all by default. On a broker several processes share the partitions of a role")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"ingest", "ledger", "balances", "gateway"}));
+  command->add_flag("--standby", context->node.standby,
+                    "Keep warm copies of the partitions that other processes own");
   command->add_option("--chain", context->node.default_chain, "Chain that requests mean by default")
       ->capture_default_str();
+  command->add_option("--instance", context->node.instance, "Name of this process among all (default: the data folder's)")
+      ->check([](const std::string& name) {
+        const auto status = runtime::CheckInstanceName(name);
+        return status ? std::string() : status.error().Text();
+      });
   command->callback([=] {
     context->is_service = true;
     context->run = [=] { return Serve(*context, *options); };

@@ -24,6 +24,7 @@ struct Context {
 void AddServe(CLI::App* app, Context* context);
 void AddIngest(CLI::App* app, Context* context);
 void AddPublish(CLI::App* app, Context* context);
+void AddRequest(CLI::App* app, Context* context);
 void AddReplay(CLI::App* app, Context* context);
 void AddQuery(CLI::App* app, Context* context);
 void AddTopics(CLI::App* app, Context* context);

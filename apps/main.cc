@@ -61,6 +61,7 @@ int main(int argc, char** argv) {
   leat::apps::AddServe(&app, &context);
   leat::apps::AddIngest(&app, &context);
   leat::apps::AddPublish(&app, &context);
+  leat::apps::AddRequest(&app, &context);
   leat::apps::AddReplay(&app, &context);
   leat::apps::AddQuery(&app, &context);
   leat::apps::AddTopics(&app, &context);

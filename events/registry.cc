@@ -8,6 +8,7 @@
 #include <shared_mutex>
 
 #include "chain/v1/chain.pb.h"
+#include "gateway/v1/gateway.pb.h"
 #include "ledger/v1/ledger.pb.h"
 #include "runtime/v1/runtime.pb.h"
 
@@ -29,8 +30,12 @@ Registry::Registry() : state_(new State) {
   Register(kBlockClosed, ledger::v1::BlockClosed::descriptor());
   Register(kBlockReopened, ledger::v1::BlockReopened::descriptor());
   Register(kInconsistencyFound, ledger::v1::InconsistencyFound::descriptor());
+  Register(kRequestForwarded, gateway::v1::RequestForwarded::descriptor());
+  Register(kRequestAnswered, gateway::v1::RequestAnswered::descriptor());
+  Register(kInstanceSeen, runtime::v1::InstanceSeen::descriptor());
   Register(kShardClaimed, runtime::v1::ShardClaimed::descriptor());
   Register(kDeadLettered, runtime::v1::DeadLettered::descriptor());
+  Register(kRequestFailed, runtime::v1::RequestFailed::descriptor());
 }
 
 Registry& Registry::Global() {

@@ -22,7 +22,11 @@ inline constexpr std::string_view kBlockClosed = "ledger.block_closed.v1";
 inline constexpr std::string_view kBlockReopened = "ledger.block_reopened.v1";
 inline constexpr std::string_view kInconsistencyFound = "ledger.inconsistency_found.v1";
 inline constexpr std::string_view kShardClaimed = "runtime.shard_claimed.v1";
+inline constexpr std::string_view kInstanceSeen = "runtime.instance_seen.v1";
+inline constexpr std::string_view kRequestForwarded = "gateway.request_forwarded.v1";
+inline constexpr std::string_view kRequestAnswered = "gateway.request_answered.v1";
 inline constexpr std::string_view kDeadLettered = "runtime.dead_lettered.v1";
+inline constexpr std::string_view kRequestFailed = "runtime.request_failed.v1";
 
 // Thread-safe; lives for ever.
 class Registry {

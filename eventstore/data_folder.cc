@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "core/bytes.h"
+#include "core/clock.h"
 
 namespace leat::eventstore {
 namespace {
@@ -126,6 +127,21 @@ Status DataFolder::WriteServerAddress(const ServerAddress& address) {
                     0600));
   wrote_address_ = true;
   return {};
+}
+
+Result<std::string> DataFolder::Instance() {
+  const std::string path = Sub("instance");
+  std::string name = ReadAll(path);
+  while (!name.empty() && name.back() == '\n') name.pop_back();
+  if (name.empty() && std::filesystem::exists(path)) {
+    return Fail(ErrorClass::kCorrupt, path + " is empty", "write a name into it, or delete it");
+  }
+  if (!name.empty()) return name;
+  // Of a UUIDv7 the last 62 bits are random; 48 of them are enough.
+  const std::string uuid = core::NewUuid();
+  name = "n" + uuid.substr(uuid.size() - 12);
+  LEAT_TRY(WriteAll(path, name + "\n", 0644));
+  return name;
 }
 
 Result<std::optional<ServerAddress>> FindServer(const std::string& path) {

@@ -33,6 +33,9 @@ class DataFolder {
   const std::string& path() const { return path_; }
   std::string Sub(std::string_view name) const;
   Status WriteServerAddress(const ServerAddress& address);
+  // The name of whoever works on this folder: random, made once, and kept in the file `instance`. Errors: kInvalid (the
+  // file cannot be written), kCorrupt, kExhausted.
+  Result<std::string> Instance();
 
  private:
   explicit DataFolder(std::string path) : path_(std::move(path)) {}

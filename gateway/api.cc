@@ -7,12 +7,14 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "bus/partitioner.h"
 #include "chain/v1/chain.pb.h"
 #include "consumers/balances/queries.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include "events/codec.h"
 #include "events/position.h"
+#include "gateway/forwarder.h"
 #include "gateway/event_reader.h"
 
 namespace leat::gateway {
@@ -33,7 +35,10 @@ constexpr uint64_t kPageDefault = 100;
 constexpr size_t kPageBytesMax = 8u << 20;  // of events; the step that reaches it is still given
 constexpr int kPageStepsMax = 200;          // of an EventReader: some 100,000 events looked at
 constexpr auto kWaitMax = std::chrono::milliseconds(5000);
+constexpr auto kPublishedMax = std::chrono::milliseconds(60'000);
 constexpr size_t kEventsBodyMax = 16u << 20;
+constexpr size_t kAskBodyMax = 1u << 20;
+constexpr auto kAskTimeoutMax = std::chrono::milliseconds(60'000);
 constexpr size_t kBlocksBodyMax = 64u << 20;
 constexpr std::string_view kJsonLines = "application/x-ndjson";
 
@@ -142,14 +147,15 @@ std::string BlockTime(const BlockRow& block) {
 }
 
 // "as_of":{…} and "completeness":{…}, without a comma around them.
-std::string DescribeMoment(const Moment& moment, uint32_t incarnation,
+std::string DescribeMoment(const Moment& moment, uint32_t partition, uint32_t incarnation,
                            std::optional<uint64_t> inconsistent_since = {}) {
   std::string out = "\"as_of\":{\"position\":";
   if (moment.below == 0) {
     out += "null";
   } else {
     events::AppendJsonString(
-        events::FormatPosition(ledger::kLedgerEntriesTopic, 0, moment.below - 1, incarnation),
+        events::FormatPosition(ledger::kLedgerEntriesTopic, partition, moment.below - 1,
+                               incarnation),
         &out);
   }
   if (moment.block) {
@@ -167,7 +173,7 @@ std::string DescribeMoment(const Moment& moment, uint32_t incarnation,
     }
     if (inconsistent_since) {
       out += ",\"inconsistent_since\":\"" +
-             events::FormatPosition(ledger::kLedgerEntriesTopic, 0, *inconsistent_since,
+             events::FormatPosition(ledger::kLedgerEntriesTopic, partition, *inconsistent_since,
                                     incarnation) +
              '"';
     }
@@ -330,24 +336,62 @@ void SetError(const Error& error, HttpResponse* response) {
 // ---- routes -----------------------------------------------------------------------------------------------------
 
 struct Api::Impl {
-  explicit Impl(Services services) : services_(std::move(services)) {
-    const auto blocks = services_.transport->End(ingest::kChainBlocksTopic, 0);
-    blocks_at_start_ = blocks ? blocks->offset : 0;  // without the topic Health fails anyway
+  explicit Impl(Services services) : services_(std::move(services)), starts_(services_.partitions) {
+    for (uint32_t i = 0; i < services_.partitions; ++i) {
+      const auto blocks = services_.transport->End(ingest::kChainBlocksTopic, i);
+      starts_[i].blocks = blocks ? blocks->offset : 0;  // without the topic Health fails anyway
+    }
   }
 
   using View = std::shared_ptr<const runtime::View>;
 
-  std::string ChainOf(const Params& params, const Queries& queries,
-                      std::string_view named = {}) const {
-    if (!named.empty()) return std::string(named);
-    if (const auto* chain = params.Find("chain")) return *chain;
+  // What a request is about: a chain, and the process's own part that knows it.
+  struct Scope {
+    std::string chain;  // as named; empty: by default
+    uint32_t partition = 0;
+    balances::Service* balances = nullptr;
+  };
+
+  uint32_t PartitionOf(std::string_view chain) const {
+    if (services_.partitions == 1) return 0;
+    return bus::PartitionOf(chain.empty() ? services_.default_chain : chain, services_.partitions);
+  }
+  bool Owns(std::string_view role, uint32_t partition) const {
+    return !services_.owns || services_.owns(role, partition);
+  }
+  template <typename T>
+  static T* PartOf(const std::vector<T*>& parts, uint32_t partition) {
+    return partition < parts.size() ? parts[partition] : nullptr;
+  }
+  std::unexpected<Error> NotHere(std::string_view role, uint32_t partition) const {
+    return Fail(ErrorClass::kUnavailable,
+                "this process does not have partition " + std::to_string(partition) + " of role " +
+                    std::string(role),
+                "see `leat cluster` for who has it");
+  }
+
+  Result<Scope> ScopeOf(std::string_view chain) const {
+    Scope scope;
+    scope.chain = chain;
+    scope.partition = PartitionOf(chain);
+    scope.balances = PartOf(services_.balances, scope.partition);
+    if (scope.balances == nullptr) return NotHere(kBalancesRole, scope.partition);
+    return scope;
+  }
+  Result<Scope> ScopeOf(const Params& params, std::string_view named = {}) const {
+    return ScopeOf(named.empty() ? std::string_view(params.Text("chain")) : named);
+  }
+
+  std::string ChainOf(const Scope& scope, const Queries& queries) const {
+    if (!scope.chain.empty()) return scope.chain;
     // Where there is one chain only, it is meant.
     const auto& chains = queries.summary().chains;
-    return chains.size() == 1 ? chains.begin()->first : services_.default_chain;
+    return chains.size() == 1 && services_.partitions == 1 ? chains.begin()->first
+                                                           : services_.default_chain;
   }
 
   // Waits until the balances reflect an event, and tells below which ledger position they do.
-  Result<uint64_t> WaitFor(const events::Position& position) const {
+  Result<uint64_t> WaitFor(const Scope& scope, const events::Position& position) const {
     const auto deadline = std::chrono::steady_clock::now() + kWaitMax;
     const auto left = [&] {
       return std::max(std::chrono::milliseconds(0),
@@ -369,16 +413,21 @@ struct Api::Impl {
       return Fail(ErrorClass::kUnavailable, "the balances do not reflect " + token + " yet",
                   "ask again in a moment");
     };
+    if (position.partition != scope.partition) {
+      return Invalid("position " + token + " is of another partition than the chain's, " +
+                         std::to_string(scope.partition),
+                     "use a position that an answer about this chain gave");
+    }
     if (position.topic == ledger::kLedgerEntriesTopic) {
-      if (!services_.balances->WaitApplied(position.offset + 1, left())) return late();
+      if (!scope.balances->WaitApplied(position.offset + 1, left())) return late();
       return position.offset + 1;
     }
     if (position.topic == ingest::kChainBlocksTopic) {
-      if (!services_.ledger->WaitApplied(position.offset + 1, left())) return late();
-      if (!services_.ledger->WaitPublished(left())) return late();
-      LEAT_ASSIGN(const uint64_t decided, services_.ledger->PublishedEnd());
-      if (!services_.balances->WaitApplied(decided, left())) return late();
-      const View view = services_.balances->view();
+      const auto decided = WaitDecided(scope.partition, position.offset + 1, left());
+      if (!decided && decided.error().Retryable()) return late();
+      LEAT_TRY(decided);
+      if (!scope.balances->WaitApplied(*decided, left())) return late();
+      const View view = scope.balances->view();
       LEAT_ASSIGN(const auto after, Queries(*view).AfterCause(position.topic, position.partition,
                                                               position.offset));
       return after.value_or(0);
@@ -387,8 +436,34 @@ struct Api::Impl {
                    "use a position of chain.blocks or ledger.entries");
   }
 
+  // Waits until the ledger has decided on all blocks below an offset, wherever it runs; tells the offset behind what
+  // was decided. Errors: kUnavailable when that takes longer.
+  Result<uint64_t> WaitDecided(uint32_t partition, uint64_t below,
+                               std::chrono::milliseconds timeout) const {
+    const auto deadline = std::chrono::steady_clock::now() + timeout;
+    const auto late = [] { return Fail(ErrorClass::kUnavailable, "the ledger is behind"); };
+    ledger::Service* const own = PartOf(services_.ledgers, partition);
+    if (own != nullptr && Owns(kLedgerRole, partition)) {
+      if (!own->WaitApplied(below, timeout)) return late();
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+          deadline - std::chrono::steady_clock::now());
+      if (!own->WaitPublished(std::max(left, std::chrono::milliseconds(0)))) return late();
+      return own->PublishedEnd();
+    }
+    if (services_.cluster == nullptr) return NotHere(kLedgerRole, partition);
+    std::optional<runtime::PartStanding> owner;
+    const bool reached = services_.cluster->WaitUntil(
+        [&] {
+          owner = services_.cluster->Owner(kLedgerRole, partition);
+          return owner && owner->standing.done >= below;
+        },
+        timeout);
+    if (!reached) return late();
+    return owner->standing.published_end;
+  }
+
   // What `at_…` and `after` ask for; waits where they name a position.
-  Result<balances::Selector> SelectorOf(const Params& params) const {
+  Result<balances::Selector> SelectorOf(const Params& params, const Scope& scope) const {
     balances::Selector selector;
     if (const auto* block = params.Find("at_block")) {
       if (block->starts_with("0x")) {
@@ -410,12 +485,12 @@ struct Api::Impl {
     if (const auto* token = params.Find("at_position")) {
       auto position = events::ParsePosition(*token);
       if (!position) return std::unexpected(position.error().WithContext("at_position"));
-      LEAT_ASSIGN(selector.known_below, WaitFor(*position));
+      LEAT_ASSIGN(selector.known_below, WaitFor(scope, *position));
     }
     if (const auto* token = params.Find("after")) {
       auto positions = events::ParsePositions(*token);
       if (!positions) return std::unexpected(positions.error().WithContext("after"));
-      for (const auto& position : *positions) LEAT_TRY(WaitFor(position));
+      for (const auto& position : *positions) LEAT_TRY(WaitFor(scope, position));
     }
     return selector;
   }
@@ -428,6 +503,8 @@ struct Api::Impl {
   // The newest view, and what of a chain's answer is the same for every account; kept by each thread until a commit.
   struct Cached {
     const void* owner = nullptr;
+    const balances::Service* of = nullptr;
+    uint32_t partition = 0;
     uint64_t generation = 0;
     std::shared_ptr<const runtime::View> view;
     std::string asked;  // the chain that was named, if any
@@ -437,17 +514,21 @@ struct Api::Impl {
   };
   Result<const Cached*> Newest(std::string_view chain) const {
     thread_local Cached cached;
-    // Read before the view: a commit between the two makes the view newer than its number, which costs one more look.
-    const uint64_t generation = services_.balances->generation();
-    if (cached.owner == this && cached.generation == generation && cached.asked == chain) {
+    if (cached.owner == this && cached.asked == chain &&
+        cached.generation == cached.of->generation()) {
       return &cached;
     }
     cached.owner = nullptr;
-    View view = services_.balances->view();
+    LEAT_ASSIGN(const Scope scope, ScopeOf(chain));
+    cached.of = scope.balances;
+    cached.partition = scope.partition;
+    // Read before the view: a commit between the two makes the view newer than its number, which costs one more look.
+    const uint64_t generation = scope.balances->generation();
+    View view = scope.balances->view();
     const Queries queries(*view);
-    cached.chain = ChainOf({}, queries, chain);
+    cached.chain = ChainOf(scope, queries);
     LEAT_ASSIGN(cached.moment, queries.Resolve(cached.chain, {}));
-    cached.description = DescribeMoment(cached.moment, view->input.incarnation);
+    cached.description = DescribeMoment(cached.moment, scope.partition, view->input.incarnation);
     cached.view = std::move(view);
     cached.asked = chain;
     cached.generation = generation;
@@ -483,7 +564,7 @@ struct Api::Impl {
                   queries.BalanceOf(newest->moment, account.key, true));
       const std::string& description =
           balance.inconsistent_since
-              ? DescribeMoment(newest->moment, newest->view->input.incarnation,
+              ? DescribeMoment(newest->moment, newest->partition, newest->view->input.incarnation,
                                balance.inconsistent_since)
               : newest->description;
       AppendBalance(account.text, newest->chain, balance.amount, description, &response->body());
@@ -492,15 +573,16 @@ struct Api::Impl {
     LEAT_ASSIGN(const Params params, Params::Parse(query));
     LEAT_TRY(params.Allow({"at_block", "at_position", "at_time", "after", "asset", "chain"}));
     LEAT_ASSIGN(const AccountName account, ParseAccount(name));
-    LEAT_ASSIGN(const auto selector, SelectorOf(params));
-    const View view = services_.balances->view();
+    LEAT_ASSIGN(const Scope scope, ScopeOf(params, account.chain));
+    LEAT_ASSIGN(const auto selector, SelectorOf(params, scope));
+    const View view = scope.balances->view();
     const Queries queries(*view);
-    const std::string chain = ChainOf(params, queries, account.chain);
+    const std::string chain = ChainOf(scope, queries);
     LEAT_TRY(CheckAsset(params, chain));
     LEAT_ASSIGN(const Moment moment, queries.Resolve(chain, selector));
     LEAT_ASSIGN(const auto balance, queries.BalanceOf(moment, account.key));
     AppendBalance(account.text, chain, balance.amount,
-                  DescribeMoment(moment, view->input.incarnation, balance.inconsistent_since),
+                  DescribeMoment(moment, scope.partition, view->input.incarnation, balance.inconsistent_since),
                   &response->body());
     return {};
   }
@@ -521,10 +603,11 @@ struct Api::Impl {
       }
       below = {*position, static_cast<uint32_t>(*leg)};
     }
-    LEAT_ASSIGN(const auto selector, SelectorOf(params));
-    const View view = services_.balances->view();
+    LEAT_ASSIGN(const Scope scope, ScopeOf(params, account.chain));
+    LEAT_ASSIGN(const auto selector, SelectorOf(params, scope));
+    const View view = scope.balances->view();
     const Queries queries(*view);
-    const std::string chain = ChainOf(params, queries, account.chain);
+    const std::string chain = ChainOf(scope, queries);
     LEAT_TRY(CheckAsset(params, chain));
     LEAT_ASSIGN(const Moment moment, queries.Resolve(chain, selector));
     LEAT_ASSIGN(const auto balance, queries.BalanceOf(moment, account.key));
@@ -533,14 +616,14 @@ struct Api::Impl {
     std::string& out = response->body();
     out += "{\"address\":\"" + account.text + "\",\"asset\":\"" + NativeAsset(chain) +
            "\",\"balance_wei\":\"" + balance.amount.ToDecimal() + "\"," +
-           DescribeMoment(moment, view->input.incarnation, balance.inconsistent_since) +
+           DescribeMoment(moment, scope.partition, view->input.incarnation, balance.inconsistent_since) +
            ",\"entries\":[";
     const size_t shown = std::min<size_t>(entries.size(), limit);
     for (size_t i = 0; i < shown; ++i) {
       const auto& entry = entries[i];
       out += i == 0 ? "" : ",";
       out += "{\"position\":\"" +
-             events::FormatPosition(ledger::kLedgerEntriesTopic, 0, entry.position,
+             events::FormatPosition(ledger::kLedgerEntriesTopic, scope.partition, entry.position,
                                     view->input.incarnation) +
              "\",\"leg\":" + std::to_string(entry.leg) +
              ",\"block_number\":" +
@@ -571,14 +654,15 @@ struct Api::Impl {
     if (format != "csv" && format != "jsonl") {
       return Invalid("format: \"" + format.substr(0, 32) + "\" is not known", "csv or jsonl");
     }
-    LEAT_ASSIGN(const auto selector, SelectorOf(params));
-    const View view = services_.balances->view();
+    LEAT_ASSIGN(const Scope scope, ScopeOf(params));
+    LEAT_ASSIGN(const auto selector, SelectorOf(params, scope));
+    const View view = scope.balances->view();
     const Queries queries(*view);
-    LEAT_ASSIGN(const Moment moment, queries.Resolve(ChainOf(params, queries), selector));
+    LEAT_ASSIGN(const Moment moment, queries.Resolve(ChainOf(scope, queries), selector));
     const bool csv = format == "csv";
     response->SetContentType(csv ? "text/csv" : kJsonLines);
     response->AddHeader("Leat-As-Of",
-                        "{" + DescribeMoment(moment, view->input.incarnation) + "}");
+                        "{" + DescribeMoment(moment, scope.partition, view->input.incarnation) + "}");
     struct Walk {
       View view;
       Moment moment;
@@ -609,15 +693,16 @@ struct Api::Impl {
   Status Richest(const Params& params, HttpResponse* response) const {
     LEAT_TRY(params.Allow({"at_block", "at_position", "at_time", "after", "chain", "limit"}));
     LEAT_ASSIGN(const uint64_t limit, params.Limit());
-    LEAT_ASSIGN(const auto selector, SelectorOf(params));
-    const View view = services_.balances->view();
+    LEAT_ASSIGN(const Scope scope, ScopeOf(params));
+    LEAT_ASSIGN(const auto selector, SelectorOf(params, scope));
+    const View view = scope.balances->view();
     const Queries queries(*view);
-    const std::string chain = ChainOf(params, queries);
+    const std::string chain = ChainOf(scope, queries);
     LEAT_ASSIGN(const Moment moment, queries.Resolve(chain, selector));
     LEAT_ASSIGN(const auto richest, queries.Richest(moment, limit));
     std::string& out = response->body();
     out += "{\"asset\":\"" + NativeAsset(chain) + "\"," +
-           DescribeMoment(moment, view->input.incarnation) + ",\"accounts\":[";
+           DescribeMoment(moment, scope.partition, view->input.incarnation) + ",\"accounts\":[";
     for (size_t i = 0; i < richest.size(); ++i) {
       out += (i == 0 ? "" : ",") + ("{\"address\":\"" + richest[i].first.Hex()) +
              "\",\"balance\":\"" + richest[i].second.ToUnits(kEtherDecimals) +
@@ -629,10 +714,11 @@ struct Api::Impl {
 
   Status Supply(const Params& params, HttpResponse* response) const {
     LEAT_TRY(params.Allow({"at_block", "at_position", "at_time", "after", "chain"}));
-    LEAT_ASSIGN(const auto selector, SelectorOf(params));
-    const View view = services_.balances->view();
+    LEAT_ASSIGN(const Scope scope, ScopeOf(params));
+    LEAT_ASSIGN(const auto selector, SelectorOf(params, scope));
+    const View view = scope.balances->view();
     const Queries queries(*view);
-    const std::string chain = ChainOf(params, queries);
+    const std::string chain = ChainOf(scope, queries);
     LEAT_ASSIGN(const Moment moment, queries.Resolve(chain, selector));
     LEAT_ASSIGN(const auto supply, queries.SupplyAt(moment));
     response->body() += "{\"asset\":\"" + NativeAsset(chain) + "\",\"supply\":\"" +
@@ -641,7 +727,7 @@ struct Api::Impl {
                         supply.issued.ToDecimal() + "\",\"burnt_wei\":\"" +
                         supply.burnt.ToDecimal() + "\",\"opening_wei\":\"" +
                         supply.opening.ToDecimal() + "\"," +
-                        DescribeMoment(moment, view->input.incarnation) + "}";
+                        DescribeMoment(moment, scope.partition, view->input.incarnation) + "}";
     return {};
   }
 
@@ -649,9 +735,10 @@ struct Api::Impl {
     LEAT_TRY(params.Allow({"chain", "limit", "before"}));
     LEAT_ASSIGN(const uint64_t limit, params.Limit());
     LEAT_ASSIGN(const auto before, params.Number("before"));
-    const View view = services_.balances->view();
+    LEAT_ASSIGN(const Scope scope, ScopeOf(params));
+    const View view = scope.balances->view();
     const Queries queries(*view);
-    const std::string chain = ChainOf(params, queries);
+    const std::string chain = ChainOf(scope, queries);
     LEAT_ASSIGN(const auto blocks, queries.Blocks(chain, before, limit + 1));
     ordered_json out;
     out["chain"] = chain;
@@ -667,9 +754,10 @@ struct Api::Impl {
 
   Status Block(std::string_view name, const Params& params, HttpResponse* response) const {
     LEAT_TRY(params.Allow({"chain"}));
-    const View view = services_.balances->view();
+    LEAT_ASSIGN(const Scope scope, ScopeOf(params));
+    const View view = scope.balances->view();
     const Queries queries(*view);
-    const std::string chain = ChainOf(params, queries);
+    const std::string chain = ChainOf(scope, queries);
     BlockRow block;
     if (name.starts_with("0x")) {
       LEAT_ASSIGN(const Hash hash, core::ParseHash(name));
@@ -761,11 +849,8 @@ struct Api::Impl {
     out->push_back('\n');
   }
 
-  Status Publish(const HttpRequest& request, const Params& params, HttpResponse* response) const {
-    LEAT_TRY(params.Allow({"topic", "partitions"}));
-    const std::string topic = params.Text("topic");
-    if (topic.empty()) return Invalid("topic: is missing", "name it: /api/events?topic=NAME");
-    LEAT_TRY(events::CheckTopicName(topic));
+  // The events of a request's body, at least one.
+  static Result<std::vector<events::Event>> EventsOf(const HttpRequest& request) {
     const std::string_view type =
         request.content_type.substr(0, request.content_type.find(';'));
     if (type != "application/cloudevents+json" && type != "application/cloudevents-batch+json" &&
@@ -774,15 +859,69 @@ struct Api::Impl {
       return Invalid("Content-Type: \"" + std::string(type.substr(0, 64)) + "\" is not known",
                      "send application/cloudevents+json, or a batch of them");
     }
-    LEAT_ASSIGN(const auto events, events::EventsFromJson(request.body));
+    LEAT_ASSIGN(auto events, events::EventsFromJson(request.body));
     if (events.empty()) return Invalid("the list has no events", "send at least one");
-    LEAT_ASSIGN(const auto partitions, params.Number("partitions"));
-    LEAT_TRY(EnsureTopic(topic, partitions));
     for (const auto& event : events) {
       if (event.view().type.starts_with("runtime.")) {
         return Invalid("type: " + std::string(event.view().type) + " is written by the runtime alone", "publish another type");
       }
     }
+    return events;
+  }
+
+  static Result<std::string> TopicOf(const HttpRequest& request, const Params& params) {
+    const std::string topic = params.Text("topic");
+    if (topic.empty()) {
+      return Invalid("topic: is missing", "name it: " + std::string(request.path) + "?topic=NAME");
+    }
+    LEAT_TRY(events::CheckTopicName(topic));
+    return topic;
+  }
+
+  // Asks on a topic. No thread waits for the reply.
+  Status Ask(const HttpRequest& request, const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"topic", "timeout_ms", "partition"}));
+    LEAT_ASSIGN(const std::string topic, TopicOf(request, params));
+    LEAT_ASSIGN(const auto timeout, params.Number("timeout_ms"));
+    LEAT_ASSIGN(const auto partition, params.Number("partition"));
+    runtime::AskOptions options;
+    if (timeout) {
+      if (*timeout == 0 || *timeout > static_cast<uint64_t>(kAskTimeoutMax.count())) {
+        return Invalid("timeout_ms: " + std::to_string(*timeout) + " is out of range",
+                       "1 to " + std::to_string(kAskTimeoutMax.count()));
+      }
+      options.timeout = std::chrono::milliseconds(*timeout);
+    }
+    if (partition) {
+      if (*partition > UINT32_MAX) return Invalid("partition: is out of range");
+      options.partition = static_cast<uint32_t>(*partition);
+    }
+    LEAT_ASSIGN(auto events, EventsOf(request));
+    if (events.size() != 1) return Invalid("a list is no request", "send one event");
+    if (!services_.requester) {
+      return Fail(ErrorClass::kUnsupported, "this server does not ask by topics");
+    }
+    LEAT_ASSIGN(runtime::Requester* const requester, services_.requester());
+    response->Defer([=, event = std::move(events[0])](std::function<void()> answered) {
+      requester->AskAsync(topic, event, options, [=](Result<events::Event> reply) {
+        if (reply) {
+          response->SetContentType("application/cloudevents+json");
+          response->body() += events::EventToJson(reply->view());
+        } else {
+          SetError(reply.error(), response);
+        }
+        answered();
+      });
+    });
+    return {};
+  }
+
+  Status Publish(const HttpRequest& request, const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({"topic", "partitions"}));
+    LEAT_ASSIGN(const std::string topic, TopicOf(request, params));
+    LEAT_ASSIGN(const auto events, EventsOf(request));
+    LEAT_ASSIGN(const auto partitions, params.Number("partitions"));
+    LEAT_TRY(EnsureTopic(topic, partitions));
     LEAT_ASSIGN(const auto positions, services_.transport->Publish(topic, events));
     // The token names the last event on every partition that was written.
     std::map<uint32_t, events::Position> last;
@@ -849,7 +988,7 @@ struct Api::Impl {
     const std::string after_log = after.substr(0, slash);
     const std::string after_name = after.substr(std::min(after.size(), slash + 1));
     const std::string* wanted = params.Find("log");
-    const auto& logs = services_.logs;
+    const auto logs = services_.logs();
     const auto find = [&](const std::string& name) {
       return std::find_if(logs.begin(), logs.end(), [&](const auto& log) { return log.first == name; });
     };
@@ -897,7 +1036,7 @@ struct Api::Impl {
     out["ok"] = true;
     out["logs"] = ordered_json::array();
     std::string roots;
-    for (const auto& [name, log] : services_.logs) {
+    for (const auto& [name, log] : services_.logs()) {
       const auto expected = noted.find(name);
       auto report = log->Verify(expected == noted.end() ? nullptr : &expected->second, nullptr);
       if (!report) return std::unexpected(report.error().WithContext("log " + name));
@@ -917,10 +1056,11 @@ struct Api::Impl {
     LEAT_TRY(services_.verify_files());
     out["root"] = roots;  // to be noted outside, and given back as it is
     if (state_root) {
-      LEAT_ASSIGN(const auto selector, SelectorOf(params));
-      const View view = services_.balances->view();
+      LEAT_ASSIGN(const Scope scope, ScopeOf(params));
+    LEAT_ASSIGN(const auto selector, SelectorOf(params, scope));
+      const View view = scope.balances->view();
       const Queries queries(*view);
-      LEAT_ASSIGN(const Moment moment, queries.Resolve(ChainOf(params, queries), selector));
+      LEAT_ASSIGN(const Moment moment, queries.Resolve(ChainOf(scope, queries), selector));
       if (!moment.block) return Fail(ErrorClass::kNotFound, "there is no block yet");
       std::vector<std::pair<Address, Amount>> state;
       LEAT_TRY(queries.ForEachBalance(moment, [&](const Address& address, const Amount& amount) {
@@ -951,11 +1091,56 @@ struct Api::Impl {
 
   // What stopped a part.
   Status Failure() const {
-    LEAT_TRY(services_.ledger->error());
-    LEAT_TRY(services_.balances->error());
     LEAT_TRY(services_.transport->error());
-    if (services_.feed_error) LEAT_TRY(services_.feed_error());
+    if (services_.error) LEAT_TRY(services_.error());
     return {};
+  }
+
+  // Where a partition stands on its way from facts to balances, wherever its parts run.
+  struct Pipeline {
+    uint64_t blocks = 0;             // offset behind the newest fact
+    bool blocks_published = true;    // all that was submitted here is among them
+    uint64_t ledger_applied = 0;     // of these
+    bool published = false;          // what was decided on them can be read
+    uint64_t decided = 0;            // offset behind that
+    uint64_t balances_applied = 0;   // of these
+    bool ledger_known = false, balances_known = false;  // somebody is at work
+  };
+  Result<Pipeline> PipelineOf(uint32_t partition) const {
+    constexpr std::chrono::milliseconds kNow(0);
+    Pipeline out;
+    if (const auto* feed = PartOf(services_.feeds, partition);
+        feed != nullptr && Owns(kIngestRole, partition)) {
+      out.blocks_published = feed->WaitPublished(kNow);
+    }
+    LEAT_ASSIGN(const auto blocks, services_.transport->End(ingest::kChainBlocksTopic, partition));
+    out.blocks = blocks.offset;
+    if (const auto* ledger = PartOf(services_.ledgers, partition);
+        ledger != nullptr && Owns(kLedgerRole, partition)) {
+      out.ledger_known = true;
+      out.ledger_applied = ledger->applied();
+      // Until the decisions so far can be read, there are more to come than their topic shows.
+      out.published = ledger->WaitPublished(kNow);
+      LEAT_ASSIGN(out.decided, ledger->PublishedEnd());
+    } else if (services_.cluster != nullptr) {
+      if (const auto owner = services_.cluster->Owner(kLedgerRole, partition)) {
+        out.ledger_known = true;
+        out.ledger_applied = owner->standing.done;
+        out.published = true;
+        out.decided = owner->standing.published_end;
+      }
+    }
+    if (const auto* balances = PartOf(services_.balances, partition);
+        balances != nullptr && Owns(kBalancesRole, partition)) {
+      out.balances_known = true;
+      out.balances_applied = balances->applied();
+    } else if (services_.cluster != nullptr) {
+      if (const auto owner = services_.cluster->Owner(kBalancesRole, partition)) {
+        out.balances_known = true;
+        out.balances_applied = owner->standing.done;
+      }
+    }
+    return out;
   }
 
   Status Health(std::string_view kind, HttpResponse* response) const {
@@ -964,22 +1149,33 @@ struct Api::Impl {
     ordered_json out;
     out["status"] = live ? "ok" : "failed";
     if (kind != "live") {
-      LEAT_ASSIGN(const auto blocks, services_.transport->End(ingest::kChainBlocksTopic, 0));
-      const uint64_t ledger_applied = services_.ledger->applied();
-      LEAT_ASSIGN(const uint64_t decided, services_.ledger->PublishedEnd());
-      const uint64_t balances_applied = services_.balances->applied();
-      const uint64_t ledger_lag = blocks.offset - std::min(blocks.offset, ledger_applied);
-      const uint64_t balances_lag = decided - std::min(decided, balances_applied);
+      uint64_t ledger_applied = 0, ledger_lag = 0, balances_applied = 0, balances_lag = 0;
+      std::string missing;
+      bool caught_up = true;
+      for (uint32_t i = 0; i < services_.partitions; ++i) {
+        LEAT_ASSIGN(const Pipeline pipeline, PipelineOf(i));
+        ledger_applied += pipeline.ledger_applied;
+        ledger_lag += pipeline.blocks - std::min(pipeline.blocks, pipeline.ledger_applied);
+        balances_applied += pipeline.balances_applied;
+        balances_lag += pipeline.decided - std::min(pipeline.decided, pipeline.balances_applied);
+        caught_up &= CaughtUp(pipeline, &starts_[i]);
+        for (const auto& [known, role] : {std::pair{pipeline.ledger_known, kLedgerRole},
+                                          {pipeline.balances_known, kBalancesRole}}) {
+          if (known) continue;
+          missing += (missing.empty() ? "" : ", ") + std::string(role) + "-" + std::to_string(i);
+        }
+      }
       out["ledger"] = {{"applied", ledger_applied}, {"lag", ledger_lag}};
       out["balances"] = {{"applied", balances_applied}, {"lag", balances_lag}};
       // Ready: what is asked for is answered, and not from long ago.
-      const bool ready = live && CaughtUp(ledger_applied, decided, balances_applied) &&
+      const bool ready = live && missing.empty() && caught_up &&
                          ledger_lag <= kReadyBlocksLagMax && balances_lag <= kReadyLagMax;
       if (kind == "ready" && !ready) {
-        response->SetProblem(503, live ? "the ledger is " + std::to_string(ledger_lag) +
-                                             " events behind, the balances " +
-                                             std::to_string(balances_lag)
-                                       : failure.error().Text());
+        response->SetProblem(503, !live              ? failure.error().Text()
+                                  : !missing.empty() ? "nobody serves " + missing
+                                  : "the ledger is " + std::to_string(ledger_lag) +
+                                        " events behind, the balances " +
+                                        std::to_string(balances_lag));
         return {};
       }
     }
@@ -994,20 +1190,25 @@ struct Api::Impl {
   static constexpr uint64_t kReadyBlocksLagMax = 10'000;
 
   // Whether the balances have reflected, at some time, all blocks that were there when the process began.
-  bool CaughtUp(uint64_t ledger_applied, uint64_t decided, uint64_t balances_applied) const {
-    if (ledger_applied < blocks_at_start_) return caught_up_;
+  struct Start {
+    uint64_t blocks = 0;
+    std::atomic<uint64_t> decided = UINT64_MAX;
+    std::atomic<bool> caught_up = false;
+  };
+  static bool CaughtUp(const Pipeline& pipeline, Start* start) {
+    if (pipeline.ledger_applied < start->blocks) return start->caught_up;
     // The first to come here knows that what was decided by now holds the decisions on these blocks.
     uint64_t unknown = UINT64_MAX;
-    decided_at_start_.compare_exchange_strong(unknown, decided);
-    if (balances_applied >= decided_at_start_) caught_up_ = true;
-    return caught_up_;
+    start->decided.compare_exchange_strong(unknown, pipeline.decided);
+    if (pipeline.balances_applied >= start->decided) start->caught_up = true;
+    return start->caught_up;
   }
 
   // ---- admin
 
   Status Authorize(const HttpRequest& request, HttpResponse* response, bool* allowed) const {
     *allowed = true;
-    if (services_.admin_token.empty()) return {};
+    if (services_.admin_token.empty() || request.trusted) return {};
     constexpr std::string_view kBearer = "Bearer ";
     std::string_view given = request.authorization;
     given = given.starts_with(kBearer) ? given.substr(kBearer.size()) : std::string_view();
@@ -1020,8 +1221,20 @@ struct Api::Impl {
     return {};
   }
 
-  // Blocks, each behind its length as a varint.
-  Status SubmitBlocks(const HttpRequest& request, HttpResponse* response) const {
+  Result<ingest::Service*> FeedOf(std::string_view chain) const {
+    const uint32_t partition = PartitionOf(chain);
+    ingest::Service* const service = PartOf(services_.feeds, partition);
+    if (service == nullptr) return NotHere(kIngestRole, partition);
+    return service;
+  }
+  static std::unexpected<Error> NotPublished() {
+    return Fail(ErrorClass::kUnavailable, "what was submitted is not published yet",
+                "submit it again: what is known is passed over");
+  }
+
+  // Blocks of one chain, each behind its length as a varint. Answered when they are published, and there to stay.
+  Status SubmitBlocks(const HttpRequest& request, const Params& params,
+                      HttpResponse* response) const {
     LEAT_TRY(Failure());  // what nobody would publish is not taken
     std::vector<chain::v1::BlockObserved> blocks;
     core::ByteReader reader(request.body);
@@ -1032,7 +1245,16 @@ struct Api::Impl {
         return Invalid("the body is not a list of blocks");
       }
     }
-    LEAT_ASSIGN(const auto report, services_.feed->Submit(blocks));
+    LEAT_TRY(params.Allow({"chain"}));
+    const std::string chain = params.Text("chain");
+    for (const auto& block : blocks) {
+      if (block.chain() == chain) continue;
+      return Invalid("chain: \"" + chain.substr(0, 64) + "\" is not that of the blocks",
+                     "name the chain of all of them");
+    }
+    LEAT_ASSIGN(ingest::Service* const service, FeedOf(chain));
+    LEAT_ASSIGN(const auto report, service->Submit(blocks));
+    if (!service->WaitPublished(kPublishedMax)) return NotPublished();
     response->body() += ordered_json{{"observed", report.observed},
                                      {"reverted", report.reverted},
                                      {"sidelined", report.sidelined},
@@ -1046,14 +1268,17 @@ struct Api::Impl {
     if (!opening.ParseFromArray(request.body.data(), static_cast<int>(request.body.size()))) {
       return Invalid("the body is not a list of balances");
     }
-    LEAT_TRY(params.Allow({}));
+    LEAT_TRY(params.Allow({"chain"}));
+    if (params.Text("chain") != opening.chain()) return Invalid("chain: is not that of the balances");
     std::vector<std::pair<Address, Amount>> balances;
     for (const auto& balance : opening.balances()) {
       if (balance.address().size() != Address::kSize) return Invalid("an address is not 20 bytes");
       LEAT_ASSIGN(const Amount amount, Amount::FromBytes(balance.balance_wei()));
       balances.emplace_back(Address::From(balance.address()), amount);
     }
-    LEAT_TRY(services_.feed->SubmitOpening(opening.chain(), balances));
+    LEAT_ASSIGN(ingest::Service* const service, FeedOf(opening.chain()));
+    LEAT_TRY(service->SubmitOpening(opening.chain(), balances));
+    if (!service->WaitPublished(kPublishedMax)) return NotPublished();
     response->body() += ordered_json{{"balances", balances.size()}}.dump();
     return {};
   }
@@ -1061,7 +1286,8 @@ struct Api::Impl {
   Status Known(const Params& params, HttpResponse* response) const {
     LEAT_TRY(params.Allow({"chain", "hash"}));
     LEAT_ASSIGN(const Hash hash, core::ParseHash(params.Text("hash")));
-    LEAT_ASSIGN(const bool known, services_.feed->Knows(params.Text("chain"), hash));
+    LEAT_ASSIGN(const ingest::Service* const service, FeedOf(params.Text("chain")));
+    LEAT_ASSIGN(const bool known, service->Knows(params.Text("chain"), hash));
     response->body() += ordered_json{{"known", known}}.dump();
     return {};
   }
@@ -1070,19 +1296,18 @@ struct Api::Impl {
   Status ProgressOf(const Params& params, HttpResponse* response) const {
     LEAT_TRY(params.Allow({}));
     LEAT_TRY(Failure());
-    constexpr std::chrono::milliseconds kNow(0);
-    const bool blocks_published = !services_.blocks_published || services_.blocks_published(kNow);
-    LEAT_ASSIGN(const auto blocks, services_.transport->End(ingest::kChainBlocksTopic, 0));
-    const uint64_t ledger_applied = services_.ledger->applied();
-    // Until the decisions so far can be read, there are more to come than their topic shows.
-    const bool published = services_.ledger->WaitPublished(kNow);
-    LEAT_ASSIGN(const uint64_t decided, services_.ledger->PublishedEnd());
-    response->body() += ordered_json{{"blocks", blocks.offset},
-                                     {"blocks_published", blocks_published},
-                                     {"ledger_applied", ledger_applied},
-                                     {"published", published},
-                                     {"decided", decided},
-                                     {"balances_applied", services_.balances->applied()}}.dump();
+    ordered_json out;
+    out["partitions"] = ordered_json::array();
+    for (uint32_t i = 0; i < services_.partitions; ++i) {
+      LEAT_ASSIGN(const Pipeline pipeline, PipelineOf(i));
+      out["partitions"].push_back({{"blocks", pipeline.blocks},
+                                   {"blocks_published", pipeline.blocks_published},
+                                   {"ledger_applied", pipeline.ledger_applied},
+                                   {"published", pipeline.published},
+                                   {"decided", pipeline.decided},
+                                   {"balances_applied", pipeline.balances_applied}});
+    }
+    response->body() += out.dump();
     return {};
   }
 
@@ -1090,29 +1315,183 @@ struct Api::Impl {
     LEAT_TRY(params.Allow({"name", "compare"}));
     const std::string name = params.Text("name");
     LEAT_ASSIGN(const bool compare, params.Flag("compare"));
-    ordered_json out;
-    out["name"] = name;
-    if (name == "balances") {
-      LEAT_ASSIGN(const auto report, services_.balances->Rebuild(compare, nullptr));
-      out["events"] = report.events;
-      if (compare) {
-        out["rows"] = report.rows;
-        out["identical"] = report.identical;
-        if (!report.identical) out["difference"] = report.difference;
-      }
-    } else if (name == "ledger") {
-      if (compare) return Invalid("compare: goes with a projection", "rebuild balances");
-      LEAT_TRY(services_.ledger->Rebuild(nullptr));
-      out["events"] = services_.ledger->decided();
-    } else {
+    if (name != "balances" && name != "ledger") {
       return Fail(ErrorClass::kNotFound, "there is no service \"" + name.substr(0, 64) +
                                              "\" to rebuild", "balances or ledger");
+    }
+    if (name == "ledger" && compare) {
+      return Invalid("compare: goes with a projection", "rebuild balances");
+    }
+    uint64_t events = 0, rows = 0;
+    std::string difference;
+    bool any = false;
+    for (uint32_t i = 0; i < services_.partitions && difference.empty(); ++i) {
+      if (!Owns(name, i)) continue;
+      any = true;
+      if (name == "balances") {
+        LEAT_ASSIGN(const auto report, services_.balances[i]->Rebuild(compare, nullptr));
+        events += report.events;
+        rows += report.rows;
+        if (compare && !report.identical) difference = report.difference;
+      } else {
+        LEAT_TRY(services_.ledgers[i]->Rebuild(nullptr));
+        events += services_.ledgers[i]->decided();
+      }
+    }
+    if (!any) return NotHere(name, 0);
+    ordered_json out;
+    out["name"] = name;
+    out["events"] = events;
+    if (compare) {
+      out["rows"] = rows;
+      out["identical"] = difference.empty();
+      if (!difference.empty()) out["difference"] = difference;
     }
     response->body() += out.dump();
     return {};
   }
 
+  // ---- the cluster
+
+  static std::string_view TopicOf(std::string_view role) {
+    return role == kBalancesRole ? ledger::kLedgerEntriesTopic : ingest::kChainBlocksTopic;
+  }
+
+  Status WaitBalances(uint32_t partition, uint64_t below, std::chrono::milliseconds timeout) const {
+    const auto late = [] { return Fail(ErrorClass::kUnavailable, "the balances are behind"); };
+    const balances::Service* const own = PartOf(services_.balances, partition);
+    if (own != nullptr && Owns(kBalancesRole, partition)) {
+      return own->WaitApplied(below, timeout) ? Status() : late();
+    }
+    if (services_.cluster == nullptr) return NotHere(kBalancesRole, partition);
+    const bool reached = services_.cluster->WaitUntil(
+        [&] {
+          const auto owner = services_.cluster->Owner(kBalancesRole, partition);
+          return owner && owner->standing.done >= below;
+        },
+        timeout);
+    return reached ? Status() : late();
+  }
+
+  bool Forwards(std::string_view target) const {
+    if (services_.forwarder == nullptr) return false;
+    HttpRequest request;
+    request.path = target.substr(0, target.find('?'));
+    if (request.path.size() < target.size()) request.query = target.substr(request.path.size() + 1);
+    const auto found = TargetOf(request);
+    return found && !Owns(found->first, found->second);
+  }
+
+  Status Cluster(const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({}));
+    ordered_json out;
+    out["instances"] = ordered_json::array();
+    for (const auto& instance : services_.instances()) {
+      ordered_json parts = ordered_json::array();
+      for (const auto& part : instance.parts) {
+        parts.push_back({{"role", part.role},
+                         {"partition", part.partition},
+                         {"state", runtime::PartStateName(part.state)},
+                         {"epoch", part.standing.epoch}});
+      }
+      out["instances"].push_back(
+          {{"instance", instance.instance},
+           {"address", instance.address.empty() ? ordered_json(nullptr)
+                                                : ordered_json(instance.address)},
+           {"seen", core::FormatTime(instance.seen_us)},
+           {"parts", std::move(parts)}});
+    }
+    response->body() += out.dump();
+    return {};
+  }
+
+  // Per role and partition: who works on it, and how much of its input is left.
+  Status Lag(const Params& params, HttpResponse* response) const {
+    LEAT_TRY(params.Allow({}));
+    const auto instances = services_.instances();
+    ordered_json out;
+    out["lag"] = ordered_json::array();
+    for (const auto role : {kIngestRole, kLedgerRole, kBalancesRole}) {
+      for (uint32_t i = 0; i < services_.partitions; ++i) {
+        LEAT_ASSIGN(const auto end, services_.transport->End(TopicOf(role), i));
+        bool owned = false;
+        for (const auto& instance : instances) {
+          for (const auto& part : instance.parts) {
+            const bool works = part.state == runtime::PartState::kOwned ||
+                               part.state == runtime::PartState::kFollowing;
+            if (part.role != role || part.partition != i || !works) continue;
+            owned |= part.state == runtime::PartState::kOwned;
+            out["lag"].push_back(
+                {{"role", role},
+                 {"partition", i},
+                 {"topic", TopicOf(role)},
+                 {"instance", instance.instance},
+                 {"state", runtime::PartStateName(part.state)},
+                 {"done", part.standing.done},
+                 {"end", end.offset},
+                 {"lag", end.offset - std::min(end.offset, part.standing.done)}});
+          }
+        }
+        if (owned) continue;
+        out["lag"].push_back({{"role", role},
+                              {"partition", i},
+                              {"topic", TopicOf(role)},
+                              {"instance", nullptr},
+                              {"state", "nobody"},
+                              {"done", nullptr},
+                              {"end", end.offset},
+                              {"lag", nullptr}});
+      }
+    }
+    response->body() += out.dump();
+    return {};
+  }
+
+  // ---- what another process answers
+
+  // The partition of a role whose owner alone can answer; nothing for what any process can.
+  std::optional<std::pair<std::string_view, uint32_t>> TargetOf(const HttpRequest& request) const {
+    const std::string_view path = request.path;
+    const bool balances = path.starts_with(kBalancePrefix) || path.starts_with("/api/balances") ||
+                          path == "/api/supply" || path.starts_with("/api/blockchain/");
+    const bool ingest = path == "/api/admin/blocks" || path == "/api/admin/opening" ||
+                        path == "/api/admin/known";
+    if (!balances && !ingest) return {};
+    std::string chain;
+    if (path.starts_with(kBalancePrefix)) {
+      const std::string_view rest = path.substr(kBalancePrefix.size());
+      // What cannot be read is refused here as well as there.
+      if (const auto name = PercentDecode(rest.substr(0, rest.find('/')))) {
+        const size_t colon = name->rfind(':');
+        if (colon != std::string::npos && !name->starts_with("system:")) {
+          chain = name->substr(0, colon);
+        }
+      }
+    }
+    if (chain.empty()) {
+      if (const auto params = Params::Parse(request.query)) chain = params->Text("chain");
+    }
+    return std::pair{ingest ? kIngestRole : kBalancesRole, PartitionOf(chain)};
+  }
+
+  // Answers what this process cannot by asking the one that can; false where this one is to answer.
+  Result<bool> Forward(const HttpRequest& request, HttpResponse* response) const {
+    if (services_.forwarder == nullptr) return false;
+    const auto target = TargetOf(request);
+    if (!target || Owns(target->first, target->second)) return false;
+    if (request.forwarded) return NotHere(target->first, target->second);
+    if (request.path.starts_with(kAdminPrefix)) {
+      bool allowed = false;
+      LEAT_TRY(Authorize(request, response, &allowed));
+      if (!allowed) return true;
+    }
+    LEAT_TRY(services_.forwarder->Forward(target->first, target->second, request, response));
+    return true;
+  }
+
   Status Route(const HttpRequest& request, HttpResponse* response) {
+    LEAT_ASSIGN(const bool answered, Forward(request, response));
+    if (answered) return {};
     const std::string_view path = request.path;
     const bool get = request.method == "GET" || request.method == "HEAD";
     const auto only_get = [&]() {
@@ -1164,6 +1543,9 @@ struct Api::Impl {
       response->AddHeader("Allow", "GET, HEAD, POST");
       return {};
     }
+    if (path == "/api/cluster") return only_get() ? Cluster(params, response) : Status();
+    if (path == "/api/lag") return only_get() ? Lag(params, response) : Status();
+    if (path == "/api/requests") return only_post() ? Ask(request, params, response) : Status();
     if (path == "/api/topics") return only_get() ? Topics(params, response) : Status();
     if (path == "/api/streams") return only_get() ? Streams(params, response) : Status();
     if (path.starts_with(kAdminPrefix)) {
@@ -1174,7 +1556,7 @@ struct Api::Impl {
       if (name == "verify") return only_get() ? Verify(params, response) : Status();
       if (name == "known") return only_get() ? Known(params, response) : Status();
       if (name == "progress") return only_get() ? ProgressOf(params, response) : Status();
-      if (name == "blocks") return only_post() ? SubmitBlocks(request, response) : Status();
+      if (name == "blocks") return only_post() ? SubmitBlocks(request, params, response) : Status();
       if (name == "opening") {
         return only_post() ? SubmitOpening(request, params, response) : Status();
       }
@@ -1185,10 +1567,20 @@ struct Api::Impl {
   }
 
   const Services services_;
-  uint64_t blocks_at_start_ = 0;
-  mutable std::atomic<uint64_t> decided_at_start_ = UINT64_MAX;
-  mutable std::atomic<bool> caught_up_ = false;
+  mutable std::vector<Start> starts_;  // by partition
 };
+
+Result<uint64_t> Api::WaitDecided(uint32_t partition, uint64_t below,
+                                  std::chrono::milliseconds timeout) const {
+  return impl_->WaitDecided(partition, below, timeout);
+}
+
+Status Api::WaitBalances(uint32_t partition, uint64_t below,
+                         std::chrono::milliseconds timeout) const {
+  return impl_->WaitBalances(partition, below, timeout);
+}
+
+bool Api::Forwards(std::string_view target) const { return impl_->Forwards(target); }
 
 Api::Api(Services services) : impl_(std::make_unique<Impl>(std::move(services))) {}
 Api::~Api() = default;
@@ -1224,6 +1616,7 @@ bool Api::IsBlocking(std::string_view, std::string_view target) {
 
 size_t Api::BodyBytesMax(std::string_view, std::string_view path) {
   if (path == "/api/events") return kEventsBodyMax;
+  if (path == "/api/requests") return kAskBodyMax;
   if (path.starts_with(kAdminPrefix)) return kBlocksBodyMax;
   constexpr size_t kOther = 64u << 10;
   return kOther;

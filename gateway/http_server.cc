@@ -609,6 +609,7 @@ Connection::Step Connection::Dispatch() {
     return Step::kSubmit;
   }
   CallHandler();
+  LEAT_ASSERT(response_.TakeDeferred() == nullptr);
   return Answer();
 }
 
@@ -849,7 +850,11 @@ void Connection::Submit() {
     } else {
       CallHandler();
     }
-    asio::post(socket_.get_executor(), [this] { Guarded([&] { Run(Step::kAnswer); }); });
+    const auto answered = [this] {
+      asio::post(socket_.get_executor(), [this] { Guarded([&] { Run(Step::kAnswer); }); });
+    };
+    const auto begin = response_.TakeDeferred();
+    begin ? begin(answered) : answered();
   });
 }
 
@@ -1178,6 +1183,7 @@ void HttpResponse::SetProblem(int status, std::string_view detail) {
 }
 
 HttpResponse::Stream HttpResponse::TakeStream() { return std::exchange(stream_, nullptr); }
+HttpResponse::Begin HttpResponse::TakeDeferred() { return std::exchange(begin_, nullptr); }
 
 void HttpResponse::Reset() {
   status_ = 200;
@@ -1185,6 +1191,7 @@ void HttpResponse::Reset() {
   header_lines_.clear();
   body_.clear();
   stream_ = nullptr;
+  begin_ = nullptr;
 }
 
 }  // namespace leat::gateway

@@ -29,6 +29,8 @@ struct HttpRequest {
   std::string_view authorization;
   std::string_view peer;          // the client's address, without the port
   bool loopback = false;          // the client is on this machine
+  bool trusted = false;           // whoever sent it was let in before: no token is asked for
+  bool forwarded = false;         // it came from another process's gateway: it goes no further
   std::string_view header_lines;  // all fields as sent, each ended by CRLF
 
   // The first header of that name (any case), without the space around it; empty where there is
@@ -69,6 +71,13 @@ class HttpResponse {
     stream_ = std::move(stream);
     heartbeat_ = heartbeat;
   }
+  // For what somebody else is going to answer: the thread is given back, and the answer is sent once `answered` was called,
+  // from any thread and exactly once. `begin` is called when the handler has returned; until `answered` is called this
+  // response is whoever's `begin` gives it to, and the request is gone. It must not throw. Only where
+  // HttpOptions::is_blocking holds. HttpServer::Stop waits for the answer.
+  using Begin = std::function<void(std::function<void()> answered)>;
+  void Defer(Begin begin) { begin_ = std::move(begin); }
+  Begin TakeDeferred();
   // Replaces what there is by an RFC 9457 problem document. `detail` is UTF-8.
   void SetProblem(int status, std::string_view detail);
 
@@ -89,6 +98,7 @@ class HttpResponse {
   std::string body_;
   Stream stream_;
   std::string_view heartbeat_;
+  Begin begin_;
 };
 
 // What a stream should append at most in one call.

@@ -18,6 +18,15 @@ Status RunnerStatus::error() const {
   return error_;
 }
 
+void RunnerStatus::Begin(uint64_t applied) {
+  {
+    std::lock_guard lock(mutex_);
+    stopped_ = false;
+    error_ = {};
+  }
+  Advance(applied);
+}
+
 void RunnerStatus::Advance(uint64_t applied) {
   {
     std::lock_guard lock(mutex_);
@@ -114,7 +123,7 @@ Status DeciderRunner::Start() {
   LEAT_ASSIGN(position_, shard_->Input(options_.topic, options_.partition));
   LEAT_TRY(CheckIncarnation(*shard_, options_, position_, end));
   position_.incarnation = end.incarnation;
-  status_.Advance(position_.next);
+  status_.Begin(position_.next);
   thread_ = std::jthread([this](std::stop_token stop) {
     auto status = Run(stop);
     if (!status) core::LogError(shard_->name(), "stopped: " + status.error().Text());

@@ -24,6 +24,8 @@ class RunnerStatus {
   // The error that stopped the runner, if one did.
   Status error() const;
 
+  // At the start, also at one after Stop.
+  void Begin(uint64_t applied);
   void Advance(uint64_t applied);
   void Stop(Status error);
 

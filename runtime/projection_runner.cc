@@ -32,7 +32,7 @@ Status ProjectionRunner::Start() {
   position_.incarnation = end.incarnation;
   LEAT_TRY(projection_->Load(shard_->state()));
   PublishView();
-  status_.Advance(position_.next);
+  status_.Begin(position_.next);
   thread_ = std::jthread([this](std::stop_token stop) {
     auto status = Run(stop);
     if (!status) core::LogError(shard_->name(), "stopped: " + status.error().Text());

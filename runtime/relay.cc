@@ -72,9 +72,9 @@ class Rebuild {
         input_(input),
         progress_(progress) {}
 
-  // `position` of the event in the log of its owners.
-  Status Take(const std::string& topic, const events::EventView& event, uint64_t position) {
-    if (position < log_->size()) return CheckSame(topic, event, position);
+  // `position` of the event in the log of its owners. False when the log has another event there.
+  Result<bool> Take(const std::string& topic, const events::EventView& event, uint64_t position) {
+    if (position < log_->size()) return IsSame(topic, event, position);
     const auto& cause = event.cause;
     if (!Follows(decision_, cause)) {
       return Fail(ErrorClass::kCorrupt,
@@ -82,7 +82,7 @@ class Rebuild {
                   "restore the topic from a backup");
     }
     decision_.emplace_back(event);
-    if (cause && cause->n < cause->m) return {};
+    if (cause && cause->n < cause->m) return true;
     for (const events::Event& one : decision_) {
       const events::EventView stored = ForLog(one.view());
       LEAT_ASSIGN(const uint64_t at, log_->Add(stored.subject, stored));
@@ -93,7 +93,7 @@ class Rebuild {
     if (cause && cause->topic == input_.topic) applied_ = cause->offset + 1;
     if (shard_->StagedBytes() >= kCommitBytes) LEAT_TRY(Commit());
     if (progress_) progress_(position + 1);
-    return {};
+    return true;
   }
 
   Status Finish() {
@@ -101,25 +101,35 @@ class Rebuild {
     return Commit();
   }
 
+  // Whether what was taken ends with a whole decision.
+  bool whole() const { return decision_.empty(); }
+
+  Status Commit() {
+    if (applied_ > 0) {
+      LEAT_TRY(FollowInput());
+      shard_->SetInput(input_.topic, input_.partition, input_position_);
+    }
+    return shard_->HasStaged() ? shard_->Commit(true) : Status();
+  }
+
  private:
   // The end of a log whose owner died before it was published is not there; what is there must be
   // the same.
-  Status CheckSame(const std::string& topic, const events::EventView& event, uint64_t position) {
+  Result<bool> IsSame(const std::string& topic, const events::EventView& event, uint64_t position) {
     if (!cursor_) cursor_ = log_->Read(position);
     if (cursor_->position() != position) cursor_->Seek(position);
     eventstore::LogEvent stored;
     LEAT_ASSIGN(const bool found, cursor_->Next(&stored));
-    if (!found || stored.purged) return {};
+    if (!found || stored.purged) return true;
     LEAT_ASSIGN(const auto own, stored.Decode());
     if (own.type == event.type && own.data == event.data && own.subject == event.subject &&
         events::EventId(own) == events::EventId(event)) {
-      return {};
+      return true;
     }
-    return Fail(ErrorClass::kConflict,
-                shard_->name() + ": its log has another event than " + topic + " at position " +
-                    std::to_string(position),
-                "another owner went on from an earlier state: delete the folder " + shard_->path() +
-                    ", it is rebuilt from the topic");
+    core::LogWarning(shard_->name(), "its log has another event than " + topic + " at position " +
+                                         std::to_string(position) +
+                                         ": another owner went on from an earlier state");
+    return false;
   }
 
   // Decides an input of which a part came out before, and stages all of it.
@@ -153,14 +163,6 @@ class Rebuild {
     applied_ = cause.offset + 1;
     decision_.clear();
     return {};
-  }
-
-  Status Commit() {
-    if (applied_ > 0) {
-      LEAT_TRY(FollowInput());
-      shard_->SetInput(input_.topic, input_.partition, input_position_);
-    }
-    return shard_->HasStaged() ? shard_->Commit(true) : Status();
   }
 
   // A cause names an offset of the input; what counts behind it depends on all that came before.
@@ -209,21 +211,70 @@ class Rebuild {
 
 }  // namespace
 
-Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* transport,
-                             const std::string& own_topic, uint32_t own_partition,
-                             const RunnerOptions& input,
-                             const std::function<void(uint64_t)>& progress) {
+namespace {
+
+// From where a shard's own topic is read again, up to its end now: what lies before that is in the
+// log. `rows` of an interrupted rebuild are there afterwards.
+Result<InputPosition> PrepareToRead(Shard* shard, Evolver* evolver, bus::Transport* transport,
+                                    const std::string& own_topic, uint32_t own_partition,
+                                    const RunnerOptions& input, bus::PartitionEnd* end) {
   LEAT_TRY(shard->Abandon());
   LEAT_ASSIGN(const bool rebuilding, shard->Rebuilding());
   if (rebuilding) LEAT_TRY(RebuildFromLog(shard, evolver, input, 0, nullptr));
-  LEAT_ASSIGN(const auto end, transport->End(own_topic, own_partition));
-  // Where its last claim stood: what lies before that is in the log.
+  LEAT_ASSIGN(*end, transport->End(own_topic, own_partition));
   LEAT_ASSIGN(InputPosition read, shard->Input(own_topic, own_partition));
-  if (read.next > end.offset ||
-      (read.incarnation != 0 && end.incarnation != 0 && read.incarnation != end.incarnation)) {
+  if (read.next > end->offset ||
+      (read.incarnation != 0 && end->incarnation != 0 && read.incarnation != end->incarnation)) {
     read = {};
   }
-  read.incarnation = end.incarnation;
+  read.incarnation = end->incarnation;
+  return read;
+}
+
+}  // namespace
+
+Result<bool> FollowTopic(const std::stop_token& stop, Shard* shard, Evolver* evolver,
+                         bus::Transport* transport, const std::string& own_topic,
+                         uint32_t own_partition, const RunnerOptions& input,
+                         RunnerStatus* status) {
+  bus::PartitionEnd end;
+  LEAT_ASSIGN(InputPosition read, PrepareToRead(shard, evolver, transport, own_topic,
+                                                own_partition, input, &end));
+  LEAT_ASSIGN(auto subscription, transport->Subscribe(own_topic, own_partition, read.next));
+  std::stop_callback wake(stop, [&] { subscription->Wake(); });
+  Rebuild rebuild(shard, evolver, transport, input, nullptr);
+  InputPosition whole = read;  // behind the newest whole decision
+  uint64_t committed = read.next;
+  bus::MessageBatch batch;
+  while (!stop.stop_requested()) {
+    LEAT_TRY(PollWithRetry(stop, shard->name(), subscription.get(), {}, &batch));
+    for (const bus::Message& message : batch.messages) {
+      const uint64_t position = read.next_position;
+      LEAT_ASSIGN(const Admission admission, Admit(own_topic, message, &read));
+      if (admission.counts()) {
+        LEAT_ASSIGN(const bool same, rebuild.Take(own_topic, message.event, position));
+        if (!same) return false;
+      }
+      if (rebuild.whole()) whole = read;
+    }
+    const bool more = batch.messages.size() == bus::PollLimits().messages_max;
+    if (more || whole.next == committed) continue;
+    shard->SetInput(own_topic, own_partition, whole);
+    LEAT_TRY(Retry(stop, shard->name(), [&] { return rebuild.Commit(); }));
+    committed = whole.next;
+    status->Advance(shard->log()->size());
+  }
+  return true;
+}
+
+Result<std::optional<Ownership>> ClaimTopic(const std::stop_token& stop, Shard* shard,
+                                            Evolver* evolver, bus::Transport* transport,
+                                            const std::string& own_topic, uint32_t own_partition,
+                                            const RunnerOptions& input,
+                                            const std::function<void(uint64_t)>& progress) {
+  bus::PartitionEnd end;
+  LEAT_ASSIGN(InputPosition read, PrepareToRead(shard, evolver, transport, own_topic,
+                                                own_partition, input, &end));
   LEAT_ASSIGN(auto subscription, transport->Subscribe(own_topic, own_partition, read.next));
   Rebuild rebuild(shard, evolver, transport, input, progress);
   const std::string instance = NewInstance();
@@ -232,6 +283,9 @@ Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* tra
   bus::MessageBatch batch;
   auto deadline = std::chrono::steady_clock::now() + kReadBackMax;  // of the next progress
   for (;;) {
+    if (stop.stop_requested()) {
+      return Fail(ErrorClass::kUnavailable, "claiming " + own_topic + " was given up");
+    }
     if (!claimed && read.next >= end.offset) {
       ownership.epoch = read.epoch + 1;
       LEAT_TRY(transport->PublishTo(own_topic, own_partition,
@@ -254,7 +308,10 @@ Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* tra
           message.event.type == events::kShardClaimed && message.offset == read.next;
       const uint64_t epoch_before = read.epoch;
       LEAT_ASSIGN(const Admission admission, Admit(own_topic, message, &read));
-      if (admission.counts()) LEAT_TRY(rebuild.Take(own_topic, message.event, position));
+      if (admission.counts()) {
+        LEAT_ASSIGN(const bool same, rebuild.Take(own_topic, message.event, position));
+        if (!same) return std::nullopt;
+      }
       if (!is_claim || !claimed) continue;
       LEAT_ASSIGN(const Claim claim, ReadClaim(message.event));
       if (claim.instance == instance && read.epoch == ownership.epoch &&
@@ -286,8 +343,14 @@ Relay::Relay(const Shard* shard, bus::Transport* transport, std::string topic, u
 
 Relay::~Relay() = default;
 
+void Relay::Stop() {
+  thread_.request_stop();
+  if (thread_.joinable()) thread_.join();
+}
+
 Status Relay::Start() {
   LEAT_ASSERT(published_ <= shard_->log()->size());  // ClaimTopic has seen to it
+  read_to_.store(read_.next, std::memory_order_release);
   status_.Advance(published_);
   thread_ = std::jthread([this](std::stop_token stop) {
     auto status = Run(stop);
@@ -374,7 +437,9 @@ Status Relay::ReadBack(bus::Subscription* subscription, std::chrono::millisecond
                   "nothing is lost: it goes on from what is in the topic");
     }
   }
-  if (!batch.messages.empty()) status_.Advance(read_.next_position);
+  if (batch.messages.empty()) return {};
+  read_to_.store(read_.next, std::memory_order_release);
+  status_.Advance(read_.next_position);
   return {};
 }
 

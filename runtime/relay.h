@@ -2,7 +2,10 @@
 // shard's log to it, by number and in order. Only for logs that are not mounted.
 #pragma once
 
+#include <atomic>
 #include <functional>
+#include <optional>
+#include <stop_token>
 #include <string>
 #include <thread>
 
@@ -22,13 +25,23 @@ struct Ownership {
 // Claims the partition, and rebuilds the shard from it: what its log lacks is appended and evolved.
 // A decision that was published in part is decided again from its input, must begin with what was
 // published, and is finished. `evolver` may be a Decider; another one has no decisions to finish.
-// `progress` is called with events in the log. Errors: kConflict: the log has another event than
-// the topic at some position, a decision would come out otherwise, or another owner claims at the
-// same time; kCorrupt.
-Result<Ownership> ClaimTopic(Shard* shard, Evolver* evolver, bus::Transport* transport,
-                             const std::string& own_topic, uint32_t own_partition,
-                             const RunnerOptions& input,
-                             const std::function<void(uint64_t)>& progress);
+// `progress` is called with events in the log. Nothing when the log has another event than the
+// topic at some position: another owner went on from an earlier state, what differs was never
+// acknowledged, and the shard is to be built anew from the topic. Errors: kConflict: a decision
+// would come out otherwise, or another owner claims at the same time; kUnavailable, also when
+// `stop` was requested; kCorrupt.
+Result<std::optional<Ownership>> ClaimTopic(const std::stop_token& stop, Shard* shard,
+                                            Evolver* evolver, bus::Transport* transport,
+                                            const std::string& own_topic, uint32_t own_partition,
+                                            const RunnerOptions& input,
+                                            const std::function<void(uint64_t)>& progress);
+
+// Keeps the shard up to its partition, which another process owns, until `stop` is requested, so
+// that claiming it takes little. False when the log differs from the topic, as above. `status` tells
+// how much of the log is there. Errors: kCorrupt, and those of a shard.
+Result<bool> FollowTopic(const std::stop_token& stop, Shard* shard, Evolver* evolver,
+                         bus::Transport* transport, const std::string& own_topic,
+                         uint32_t own_partition, const RunnerOptions& input, RunnerStatus* status);
 
 // Owns the thread. Shard and transport must outlive it.
 class Relay {
@@ -37,9 +50,13 @@ class Relay {
         Ownership ownership);
   ~Relay();
   Status Start();
+  // Ends the thread; the shard is not read any more. Not from two threads at once.
+  void Stop();
   // Its `applied` is the position up to which the log is published and was read back, so that no
   // other owner's claim lies before it. Its error is kConflict when another owner took over.
   const RunnerStatus& status() const { return status_; }
+  // Offset in the topic up to which it was read back; what status() tells lies before it.
+  uint64_t read_to() const { return read_to_.load(std::memory_order_acquire); }
 
  private:
   Status Run(std::stop_token stop);
@@ -54,6 +71,7 @@ class Relay {
   const std::string source_;
   InputPosition read_;      // of the topic; its next_position is how much of the log is there
   uint64_t published_ = 0;  // position of the next event to publish
+  std::atomic<uint64_t> read_to_{0};
   RunnerStatus status_;
   std::jthread thread_;
 };

@@ -80,13 +80,14 @@ Result<std::shared_ptr<Service::Version>> Service::OpenVersion(uint64_t number,
                                                                uint64_t stop_at) const {
   auto version = std::make_shared<Version>();
   version->number = number;
-  version->path = VersionPath(path_, number);
+  version->path = VersionPath(options_.path, number);
   runtime::ShardOptions options;
   options.path = version->path;
-  options.name = "balances-0";
+  options.name = "balances-" + std::to_string(options_.partition);
   LEAT_ASSIGN(version->shard, runtime::Shard::Open(options));
   runtime::RunnerOptions input;
-  input.topic = topic_;
+  input.topic = options_.topic;
+  input.partition = options_.partition;
   input.stop_at = stop_at;
   input.commit_bytes = 16u << 20;  // large sorted batches cost the memtable least
   version->runner = std::make_unique<runtime::ProjectionRunner>(
@@ -94,9 +95,10 @@ Result<std::shared_ptr<Service::Version>> Service::OpenVersion(uint64_t number,
   return version;
 }
 
-Result<std::unique_ptr<Service>> Service::Open(const std::string& path, const std::string& topic,
+Result<std::unique_ptr<Service>> Service::Open(const ServiceOptions& options,
                                                bus::Transport* transport) {
-  std::unique_ptr<Service> service(new Service(path, topic, transport));
+  std::unique_ptr<Service> service(new Service(options, transport));
+  const std::string& path = options.path;
   const uint64_t current = CurrentVersion(path);
   LEAT_ASSIGN(service->live_, service->OpenVersion(current, UINT64_MAX));
   // What an interrupted rebuild left.
@@ -115,7 +117,15 @@ Service::~Service() {
   live_->runner->Stop();
 }
 
-Status Service::Start() { return live()->runner->Start(); }
+Status Service::Own(const std::stop_token&) {
+  std::lock_guard moving(rebuilding_);
+  return live()->runner->Start();
+}
+
+void Service::Rest() {
+  std::lock_guard moving(rebuilding_);
+  live()->runner->Stop();
+}
 
 std::shared_ptr<Service::Version> Service::live() const {
   std::lock_guard lock(mutex_);
@@ -182,7 +192,7 @@ Result<RebuildReport> Service::Rebuild(bool compare,
   discard(next);
   LEAT_TRY(next->runner->Start());
   LEAT_TRY(wait(*next, before->runner->status().applied()));
-  LEAT_TRY(WriteCurrentVersion(path_, next->number));
+  LEAT_TRY(WriteCurrentVersion(options_.path, next->number));
   next->obsolete = false;
   {
     std::lock_guard lock(mutex_);

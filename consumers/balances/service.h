@@ -9,6 +9,7 @@
 #include "bus/bus.h"
 #include "consumers/balances/balances.h"
 #include "runtime/projection_runner.h"
+#include "runtime/role.h"
 #include "runtime/shard.h"
 
 namespace leat::balances {
@@ -20,22 +21,31 @@ struct RebuildReport {
   std::string difference; // the first differing row, for people
 };
 
-// Thread-safe once opened. The transport must outlive it. Views that it gave out may outlive it: they keep what they read.
-class Service {
- public:
-  // `path` holds a folder for each version and the file `current`, which names the live one.
-  static Result<std::unique_ptr<Service>> Open(const std::string& path, const std::string& topic,
-                                               bus::Transport* transport);
-  ~Service();
+struct ServiceOptions {
+  std::string path;   // holds a folder for each version and the file `current`, which names the live one
+  std::string topic;  // its input
+  uint32_t partition = 0;
+};
 
-  Status Start();
+// Thread-safe once opened. The transport must outlive it. Views that it gave out may outlive it: they keep what they read.
+class Service final : public runtime::Part {
+ public:
+  static Result<std::unique_ptr<Service>> Open(const ServiceOptions& options,
+                                               bus::Transport* transport);
+  ~Service() override;
+
+  // A copy that others follow is as good as the owner's: it runs either way.
+  Status Own(const std::stop_token& stop) override;
+  Status Follow() override { return Own({}); }
+  void Rest() override;
+  runtime::Standing standing() const override { return {applied(), 0, 0}; }
   // The newest commit; keeps alive all it stands on.
   std::shared_ptr<const runtime::View> view() const;
   // Changes with every commit and every switch: as long as it does not, a view is still the newest.
   uint64_t generation() const;
   uint64_t applied() const;
   bool WaitApplied(uint64_t next, std::chrono::milliseconds timeout) const;
-  Status error() const;
+  Status error() const override;
   // Checks every file of the live version. Errors: kCorrupt.
   Status VerifyFiles() const;
   // Writes what is in memory to files, so that the next start has nothing to replay.
@@ -49,13 +59,12 @@ class Service {
 
  private:
   struct Version;
-  Service(std::string path, std::string topic, bus::Transport* transport)
-      : path_(std::move(path)), topic_(std::move(topic)), transport_(transport) {}
+  Service(ServiceOptions options, bus::Transport* transport)
+      : options_(std::move(options)), transport_(transport) {}
   Result<std::shared_ptr<Version>> OpenVersion(uint64_t number, uint64_t stop_at) const;
   std::shared_ptr<Version> live() const;
 
-  const std::string path_;
-  const std::string topic_;
+  const ServiceOptions options_;
   bus::Transport* const transport_;
   mutable std::mutex mutex_;
   std::shared_ptr<Version> live_;  // guarded by mutex_

@@ -499,7 +499,7 @@ Result<FeedReport> ChainFeed::Submit(const std::vector<BlockObserved>& blocks) {
       if (needs_log && shard_->HasStaged()) LEAT_TRY(shard_->Commit(true));
       decision.Clear();
       LEAT_TRY(decider_.Decide(shard_->state(), *shard_->log(), block, &decision, &report));
-      LEAT_TRY(runtime::StageDecision(shard_, &decider_, decision, nullptr));
+      LEAT_TRY(runtime::StageDecision(shard_.get(), &decider_, decision, nullptr));
       if (shard_->HasStaged() && shard_->log()->StagedBytes() >= kCommitBytes) {
         LEAT_TRY(shard_->Commit(true));
       }
@@ -546,7 +546,7 @@ Status ChainFeed::SubmitOpening(std::string_view chain,
                     (opened ? " has other opening balances" : " has blocks already"),
                 "give opening balances once, with the first blocks of a chain");
   }
-  LEAT_TRY(runtime::StageDecision(shard_, &decider_, decision, nullptr));
+  LEAT_TRY(runtime::StageDecision(shard_.get(), &decider_, decision, nullptr));
   return shard_->Commit(true);
 }
 

@@ -58,8 +58,8 @@ class ChainDecider final : public runtime::Evolver {
 // Thread-safe: submissions are taken one at a time.
 class ChainFeed {
  public:
-  // The shard must outlive it, and nobody else may write it.
-  explicit ChainFeed(runtime::Shard* shard) : shard_(shard) {}
+  // Nobody else may write the shard meanwhile.
+  explicit ChainFeed(std::shared_ptr<runtime::Shard> shard) : shard_(std::move(shard)) {}
 
   // Decides on each block in order and returns once all is on the disk. Blocks before a bad one are taken.
   Result<FeedReport> Submit(const std::vector<chain::v1::BlockObserved>& blocks);
@@ -67,11 +67,8 @@ class ChainFeed {
   Status SubmitOpening(std::string_view chain,
                        const std::vector<std::pair<Address, Amount>>& balances);
   Result<bool> Knows(std::string_view chain, const Hash& hash);
-  // For whoever rebuilds the shard; nobody may submit meanwhile.
-  runtime::Evolver& evolver() { return decider_; }
-
  private:
-  runtime::Shard* const shard_;
+  const std::shared_ptr<runtime::Shard> shard_;
   std::mutex mutex_;
   ChainDecider decider_;
 };

@@ -1,57 +1,54 @@
 #include "producers/ledger/service.h"
 
+#include <thread>
+
 #include "core/log.h"
 
 namespace leat::ledger {
-namespace {
-
-constexpr std::string_view kServiceName = "ledger";
-
-}  // namespace
 
 Result<std::unique_ptr<Service>> Service::Open(const ServiceOptions& options,
                                                bus::Transport* transport) {
   std::unique_ptr<Service> service(new Service(options, transport));
-  runtime::ShardOptions shard;
-  shard.path = options.path;
-  shard.name = std::string(kServiceName) + "-0";
-  shard.has_log = true;
-  LEAT_ASSIGN(service->shard_, runtime::Shard::Open(shard));
-  if (!options.relayed) return service;
-  const std::string topic(kLedgerEntriesTopic);
-  LEAT_TRY(transport->CreateTopic(topic, 1, {.owner = kServiceName}));
-  if (options.observes) return service;
-  LEAT_ASSIGN(const auto ownership, runtime::ClaimTopic(service->shard_.get(), &service->decider_, transport, topic, 0,
-                                                        service->Input(), nullptr));
-  service->relay_ = std::make_unique<runtime::Relay>(service->shard_.get(), transport, topic, 0, ownership);
+  runtime::OwnedShardOptions owned;
+  owned.shard.path = options.path;
+  owned.shard.name = "ledger-" + std::to_string(options.partition);
+  owned.shard.has_log = true;
+  owned.topic = kLedgerEntriesTopic;
+  owned.partition = options.partition;
+  owned.input = service->Input();
+  owned.mounted = !options.relayed;
+  LEAT_ASSIGN(service->owned_,
+              runtime::OwnedShard::Open(owned, &service->decider_, transport));
   return service;
 }
 
-Service::~Service() {
-  runner_.reset();
-  relay_.reset();
-}
-
-bool Service::WaitPublished(std::chrono::milliseconds timeout) const {
-  return relay_ == nullptr || relay_->status().WaitApplied(decided(), timeout);
-}
-
-Result<uint64_t> Service::PublishedEnd() const {
-  if (!options_.relayed) return decided();
-  LEAT_ASSIGN(const auto end, transport_->End(kLedgerEntriesTopic, 0));
-  return end.offset;
-}
+Service::~Service() { Rest(); }
 
 runtime::RunnerOptions Service::Input() const {
   runtime::RunnerOptions input;
   input.topic = options_.input_topic;
+  input.partition = options_.partition;
   return input;
 }
 
-Status Service::Start() {
-  if (options_.observes) return {};
-  if (relay_ != nullptr) LEAT_TRY(relay_->Start());
-  return StartRunner();
+uint64_t Service::decided() const {
+  const auto now = owned_->shard();
+  return now == nullptr ? 0 : now->log()->size();
+}
+
+bool Service::WaitPublished(std::chrono::milliseconds timeout) const {
+  return owned_->WaitPublished(decided(), timeout);
+}
+
+Result<uint64_t> Service::PublishedEnd() const {
+  if (!options_.relayed) return decided();
+  LEAT_ASSIGN(const auto end, transport_->End(kLedgerEntriesTopic, options_.partition));
+  return end.offset;
+}
+
+Status Service::VerifyFiles() const {
+  const auto now = owned_->shard();
+  return now == nullptr ? Status() : now->database().VerifyChecksums();
 }
 
 uint64_t Service::applied() const {
@@ -60,7 +57,6 @@ uint64_t Service::applied() const {
 }
 
 bool Service::WaitApplied(uint64_t next, std::chrono::milliseconds timeout) const {
-  if (options_.observes) return true;  // what there is to wait for, others do
   std::shared_ptr<runtime::DeciderRunner> runner;
   {
     std::lock_guard lock(mutex_);
@@ -74,25 +70,53 @@ bool Service::WaitApplied(uint64_t next, std::chrono::milliseconds timeout) cons
 }
 
 Status Service::error() const {
+  LEAT_TRY(owned_->error());
   std::lock_guard lock(mutex_);
   LEAT_TRY(rebuild_error_);
   if (runner_ != nullptr) LEAT_TRY(runner_->status().error());
-  if (relay_ != nullptr) LEAT_TRY(relay_->status().error());
   return {};
 }
 
+runtime::Standing Service::standing() const {
+  const uint64_t published = owned_->published();
+  // Read before the offset: it holds all that was published by now, and not less.
+  std::lock_guard lock(mutex_);
+  standing_.epoch = owned_->epoch();
+  if (runner_ == nullptr) return standing_;
+  if (published >= sampled_size_) {
+    standing_.done = sampled_applied_;
+    standing_.published_end = options_.relayed ? owned_->published_end() : published;
+    // Sampled in this order: the log holds all that was decided from what is applied.
+    sampled_applied_ = runner_->status().applied();
+    sampled_size_ = owned_->shard()->log()->size();
+  }
+  return standing_;
+}
+
+Status Service::Own(const std::stop_token& stop) {
+  std::lock_guard moving(moving_);
+  StopRunner();
+  LEAT_TRY(owned_->Own(stop));
+  return StartRunner();
+}
+
+Status Service::Follow() {
+  std::lock_guard moving(moving_);
+  StopRunner();
+  return owned_->Follow();
+}
+
+void Service::Rest() {
+  std::lock_guard moving(moving_);
+  StopRunner();
+  owned_->Rest();
+}
+
 Status Service::Rebuild(const std::function<void(uint64_t, uint64_t)>& progress) {
-  std::shared_ptr<runtime::DeciderRunner> stopped;
-  {
-    std::lock_guard lock(mutex_);
-    stopped = std::move(runner_);
+  std::unique_lock moving(moving_, std::try_to_lock);
+  if (!moving.owns_lock() || !StopRunner()) {
+    return Fail(ErrorClass::kConflict, "the ledger is being rebuilt, or is not this process's own");
   }
-  if (stopped == nullptr) {
-    return Fail(ErrorClass::kConflict, "the ledger is being rebuilt, or was not started");
-  }
-  // Whoever waits on it holds it for a moment; the shard is ours when its thread has ended.
-  while (stopped.use_count() > 1) std::this_thread::yield();
-  stopped.reset();
   Status rebuilt = RebuildRows(progress);
   if (rebuilt) return rebuilt;
   // Without rows the ledger cannot go on, and whoever waits for it must hear of it.
@@ -102,9 +126,10 @@ Status Service::Rebuild(const std::function<void(uint64_t, uint64_t)>& progress)
 }
 
 Status Service::RebuildRows(const std::function<void(uint64_t, uint64_t)>& progress) {
-  LEAT_ASSIGN(const auto end, transport_->End(options_.input_topic, 0));
-  const uint64_t total = shard_->log()->size();
-  LEAT_TRY(runtime::RebuildFromLog(shard_.get(), &decider_, Input(), end.incarnation,
+  LEAT_ASSIGN(const auto end, transport_->End(options_.input_topic, options_.partition));
+  const auto now = owned_->shard();
+  const uint64_t total = now->log()->size();
+  LEAT_TRY(runtime::RebuildFromLog(now.get(), &decider_, Input(), end.incarnation,
                                    [&](uint64_t done) {
                                      if (progress) progress(done, total);
                                    }));
@@ -112,12 +137,27 @@ Status Service::RebuildRows(const std::function<void(uint64_t, uint64_t)>& progr
 }
 
 Status Service::StartRunner() {
-  auto runner = std::make_shared<runtime::DeciderRunner>(shard_.get(), &decider_, transport_,
-                                                         Input());
+  auto runner = std::make_shared<runtime::DeciderRunner>(owned_->shard().get(), &decider_,
+                                                         transport_, Input());
   LEAT_TRY(runner->Start());
   std::lock_guard lock(mutex_);
   runner_ = std::move(runner);
+  rebuild_error_ = {};
+  standing_ = {};
+  sampled_applied_ = sampled_size_ = 0;
   return {};
+}
+
+bool Service::StopRunner() {
+  std::shared_ptr<runtime::DeciderRunner> stopped;
+  {
+    std::lock_guard lock(mutex_);
+    stopped = std::move(runner_);
+  }
+  if (stopped == nullptr) return false;
+  // Whoever waits on it holds it for a moment; the shard is ours when its thread has ended.
+  while (stopped.use_count() > 1) std::this_thread::yield();
+  return true;
 }
 
 }  // namespace leat::ledger

@@ -10,6 +10,7 @@
 
 #include "bus/partitioner.h"
 #include "tests/conformance/member_process.h"
+#include "runtime/request.h"
 #include "tests/support/test_support.h"
 
 namespace leat::conformance {
@@ -975,6 +976,82 @@ void Redelivery(Case& c) {
   }
 }
 
+// What the runtime makes of a transport: questions and answers by topics.
+void RequestAndReply(Case& c) {
+  constexpr uint32_t kPartitions = 2;
+  constexpr int kRequests = 100;
+  c.Topic("questions", kPartitions);
+  const auto answer = [](const events::EventView& request) -> Result<events::Event> {
+    if (request.data == "refuse") return Fail(ErrorClass::kConflict, "no", "ask nicely");
+    return DataEvent("re: " + std::string(request.data));
+  };
+  const auto question = [](const std::string& data) {
+    test::EventParts parts;
+    parts.id = "question " + data;
+    parts.data = data;
+    return test::MakeEvent(parts);
+  };
+  runtime::AskOptions patient;
+  patient.timeout = kPatience;
+  {
+    const auto requester = c.Take(runtime::Requester::Open(&c.transport(), "one"));
+    const auto other = c.Take(runtime::Requester::Open(&c.transport(), "two"));
+    // Asked before anybody is there to answer.
+    std::atomic<int> answered{0};
+    for (uint32_t partition = 0; partition < kPartitions; ++partition) {
+      patient.partition = partition;
+      requester->AskAsync("questions", question("early"), patient,
+                          [&](const Result<events::Event>& reply) {
+                            if (reply && reply->view().data == "re: early") ++answered;
+                          });
+      patient.partition.reset();
+      // Its id is taken until the answer is there.
+      c.Refused(requester->Ask("questions", question("early"), patient),
+                ErrorClass::kConflict, "question early");
+      runtime::ResponderOptions options;
+      options.topic = "questions";
+      options.partition = partition;
+      const auto responder = c.Take(runtime::Responder::Start(&c.transport(), options, answer));
+      const auto deadline = std::chrono::steady_clock::now() + kPatience;
+      while (answered < static_cast<int>(partition) + 1 &&
+             std::chrono::steady_clock::now() < deadline) {
+        std::this_thread::sleep_for(kNothing);
+      }
+      c.Equal(answered.load(), static_cast<int>(partition) + 1, "what waited is answered");
+    }
+    std::vector<std::unique_ptr<runtime::Responder>> responders;
+    for (uint32_t partition = 0; partition < kPartitions; ++partition) {
+      runtime::ResponderOptions options;
+      options.topic = "questions";
+      options.partition = partition;
+      responders.push_back(c.Take(runtime::Responder::Start(&c.transport(), options, answer)));
+    }
+    const auto ask = [&](runtime::Requester* by, const std::string& data) {
+      return by->Ask("questions", question(data), patient);
+    };
+    for (int i = 0; i < kRequests; ++i) {
+      const std::string data = Number(static_cast<uint64_t>(i));
+      runtime::Requester* const by = i % 2 == 0 ? requester.get() : other.get();
+      c.Expect(c.Take(ask(by, data)).view().data == "re: " + data, "each has its answer");
+    }
+    c.Refused(ask(requester.get(), "refuse"), ErrorClass::kConflict, "ask nicely");
+    responders.clear();
+    patient.timeout = kNothing;
+    c.Refused(ask(requester.get(), "late"), ErrorClass::kUnavailable, "questions");
+    c.Refused(requester->Ask("nowhere", question("x")), ErrorClass::kNotFound, "nowhere");
+  }
+  // The same instance again, whose reply topic is there.
+  c.harness().Reopen();
+  const auto requester = c.Take(runtime::Requester::Open(&c.transport(), "one"));
+  runtime::ResponderOptions options;
+  options.topic = "questions";
+  const auto responder = c.Take(runtime::Responder::Start(&c.transport(), options, answer));
+  patient.timeout = kPatience;
+  patient.partition = 0;
+  c.Expect(c.Take(requester->Ask("questions", question("new"), patient)).view().data == "re: new",
+           "after a reopening");
+}
+
 struct NamedCase {
   const char* name;
   void (*run)(Case&);
@@ -1002,6 +1079,7 @@ constexpr NamedCase kCases[] = {
     {"group: a member that comes back", GroupComesBack},
     {"redelivery", Redelivery},
     {"group: the broker goes away and comes back", GroupBrokerAway, nullptr, true},
+    {"request and reply", RequestAndReply},
     {"broker stopped in mid-traffic", BrokerStopped, nullptr, true},
     {"broker killed in mid-traffic", BrokerKilled, nullptr, true},
     {"broker paused in mid-traffic", BrokerPaused, nullptr, true},

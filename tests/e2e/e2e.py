@@ -755,6 +755,54 @@ def through_server(context):
     equal((leat.state_hash(), leat.log_digest()), (state, log), "(state, log) without the server")
 
 
+@check
+def request_and_reply(context):
+    """`leat request` through a server: the reply is whatever is published to the topic that the request names, in time."""
+    leat = context.leat()
+    leat.ok("publish", "questions", stdin=json.dumps(note(1)) + "\n")  # which makes the topic
+    asked = ("request", "questions", "--type", NOTE_TYPE, "--key", "k", "--data", json.dumps(note(2)["data"]))
+
+    def answer(count, event_type, **data):
+        """Waits for the request that is the so-manyth event of the topic, and publishes an answer to it."""
+        deadline = time.monotonic() + 30
+        while len(events := leat.lines("replay", "--topic", "questions")) < count:
+            require(time.monotonic() < deadline, "the request does not come")
+        request = events[count - 1]
+        require(request["replyto"].startswith("leat.replies.") and request["expirytime"] > request["time"], request)
+        reply = {"specversion": "1.0", "type": event_type, "correlationid": request["id"], "data": data}
+        return leat.ok("publish", request["replyto"], stdin=json.dumps(reply) + "\n")
+
+    with leat.serving() as server, subprocess.Popen(leat.command(*asked, "--timeout", "60"),
+                                                    stdout=subprocess.PIPE) as process:
+        answer(2, "ledger.block_closed.v1", chain=CHAIN)
+        reply = json.loads(process.communicate(timeout=60)[0])
+        equal((process.returncode, reply["type"], reply["data"]), (OK, "ledger.block_closed.v1", {"chain": CHAIN}), "reply")
+        for arguments, mentions in (((*asked, "--timeout", "0.1"), ["no reply", "questions", "100 ms"]),
+                                    (("request", "nowhere", "--type", NOTE_TYPE), ["nowhere"]),
+                                    (("request", "chain.blocks", "--type", NOTE_TYPE, "--partition", "0"), ["only by ingest"]),
+                                    (("request", "questions", "--type", NOTE_TYPE, "--data", "@nothing"), ["nothing"]),
+                                    (("request", "questions", "--type", "runtime.request_failed.v1"), ["runtime"])):
+            leat.error(*arguments, mentions=mentions)
+        leat.error("request", "questions", stdin="[]", mentions=["standard input"])
+        server.problem("POST", "/api/requests?topic=questions", {413}, body=b"x" * (1 << 20) + b"y",
+                       headers={"Content-Type": "application/json"})
+        # Whoever waits while the server is stopped is told so at once.
+        waiting = subprocess.Popen(leat.command(*asked, "--timeout", "60"), stderr=subprocess.PIPE)
+        while len(leat.lines("replay", "--topic", "questions")) < 4:
+            pass
+        begun = time.monotonic()
+        server.stop()
+        require(b"stopping" in waiting.communicate(timeout=60)[1] and time.monotonic() - begun < 20, "not told in time")
+    leat.error(*asked, "--timeout", "0.1", mentions=["no reply"])  # without a server, too
+    with open(os.path.join(leat.data, "instance"), encoding="utf-8") as file:
+        topics = {topic["topic"] for topic in leat.json("topics")["topics"]}
+        require("leat.replies." + file.read().strip() in topics, "the reply topic is of another instance:", topics)
+    with leat.serving("--instance", "given"):
+        leat.error(*asked, "--timeout", "0.1", mentions=["no reply"])
+    require("leat.replies.given" in {topic["topic"] for topic in leat.json("topics")["topics"]}, "--instance")
+    leat.error("serve", "--instance", "1.2", code=USAGE_ERROR, mentions=["instance"])
+
+
 # --- publish and replay
 
 

@@ -200,7 +200,7 @@ void IngestCase(leat::apps::Node* node, const std::string& folder, const std::st
     if (!Must(reader->Next(&block), chain)) break;
     blocks.push_back(std::move(block));
   }
-  Must(node->feed().Submit(blocks), chain);
+  Must(node->feed()->Submit(blocks), chain);
 }
 
 }  // namespace
@@ -245,7 +245,7 @@ int main(int argc, char** argv) {
   std::ofstream hashes;
   if (!hashes_path.empty()) hashes.open(hashes_path, std::ios::trunc);
   size_t compared = 0, wrong = 0, reorganised = 0, exact = 0;
-  const auto view = node->balances().view();
+  const auto view = node->balances()->view();
   const leat::balances::Queries queries(*view);
   std::string previous;
   for (const json& test : cases) {

@@ -66,7 +66,7 @@ void Ingest(leat::apps::Node* node, const std::string& sample, const std::string
     if (!Must(reader->Next(&block), "next block")) break;
     blocks.push_back(std::move(block));
   }
-  Must(node->feed().Submit(blocks), "submit");
+  Must(node->feed()->Submit(blocks), "submit");
   Must(node->CatchUp(nullptr), "catch up");
 }
 
@@ -79,7 +79,7 @@ std::string ReadFile(const std::string& path) {
 
 // Every height's balances against the header's state root; some against the published file, zero balances too.
 void CheckBalances(leat::apps::Node* node, const std::string& published, const std::string& when) {
-  const auto view = node->balances().view();
+  const auto view = node->balances()->view();
   const leat::balances::Queries queries(*view);
   const auto at = [&](uint64_t number) {
     leat::balances::Selector selector;
@@ -145,18 +145,18 @@ void Run(bool mount_logs, const std::string& sample, const std::string& publishe
   CheckBalances(node.get(), published, mode + ", ingested");
   const Hash chain_digest = DigestOf(node.get(), "chain.blocks");
   const Hash digest = DigestOf(node.get(), "ledger.entries");
-  const uint64_t in_log = node->ledger().log().size();
+  const uint64_t in_log = node->ledger()->shard()->log()->size();
 
-  const auto report = Must(node->balances().Rebuild(true, nullptr), mode + ": rebuild");
+  const auto report = Must(node->balances()->Rebuild(true, nullptr), mode + ": rebuild");
   Check(report.identical && report.rows > 20'000, mode + ": rebuilt rows are the same");
   CheckBalances(node.get(), published, mode + ", balances rebuilt");
-  Must(node->ledger().Rebuild(nullptr), mode + ": rebuild the ledger's rows");
+  Must(node->ledger()->Rebuild(nullptr), mode + ": rebuild the ledger's rows");
   node.reset();
 
   std::filesystem::remove_all(ledger);
   node = open();
   if (!mount_logs) {
-    Check(node->ledger().log().size() == in_log,
+    Check(node->ledger()->shard()->log()->size() == in_log,
           mode + ": the deleted shard has its whole log again when it opens");
   }
   Must(node->CatchUp(nullptr), mode + ": catch up");
@@ -165,9 +165,9 @@ void Run(bool mount_logs, const std::string& sample, const std::string& publishe
   Check(DigestOf(node.get(), "ledger.entries") == digest, mode + ": ledger.entries is the same");
 
   // Ingested again: nothing is new.
-  const uint64_t decided = node->ledger().decided();
+  const uint64_t decided = node->ledger()->decided();
   Ingest(node.get(), sample, base + "/scratch");
-  Check(node->ledger().decided() == decided, mode + ": nothing is decided twice");
+  Check(node->ledger()->decided() == decided, mode + ": nothing is decided twice");
 }
 
 }  // namespace

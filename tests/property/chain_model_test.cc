@@ -221,10 +221,10 @@ class Run {
         Open();
         break;
       case 1:
-        CHECK(node_->balances().Rebuild(true, nullptr)->identical);
+        CHECK(node_->balances()->Rebuild(true, nullptr)->identical);
         break;
       case 2:
-        REQUIRE(node_->ledger().Rebuild(nullptr));
+        REQUIRE(node_->ledger()->Rebuild(nullptr));
         break;
       case 4: {
         // A branch from far below the head, as long as it takes to win.
@@ -264,7 +264,7 @@ class Run {
 
   // Every height as it is known now, and as it was known at every moment that was noted.
   void CheckEverything() {
-    const auto view = node_->balances().view();
+    const auto view = node_->balances()->view();
     const leat::balances::Queries queries(*view);
     for (const auto& [below, canonical] : noted_) {
       leat::balances::Selector selector;
@@ -299,19 +299,19 @@ class Run {
   // The hash of the block that was made.
   std::string Submit(const ModelBlock* parent) {
     const auto block = generator_.Make(parent, &model_);
-    const auto report = node_->feed().Submit({block});
+    const auto report = node_->feed()->Submit({block});
     REQUIRE(report);
     deepest_ = std::max(deepest_, report->reverted);
-    CHECK(node_->feed().Submit({block})->known == 1);
+    CHECK(node_->feed()->Submit({block})->known == 1);
     REQUIRE(node_->CatchUp(nullptr));
-    const uint64_t below = node_->balances().view()->input.next;
+    const uint64_t below = node_->balances()->view()->input.next;
     noted_[below] = model_.Canonical();
     return block.header().hash();
   }
 
   void CheckNow() {
     REQUIRE(node_->CatchUp(nullptr));
-    const auto view = node_->balances().view();
+    const auto view = node_->balances()->view();
     const leat::balances::Queries queries(*view);
     const auto moment = queries.Resolve(kChain, {});
     REQUIRE(moment);
@@ -324,7 +324,7 @@ class Run {
   void CheckEveryPosition(const leat::balances::Queries& queries) {
     auto subscription = node_->transport().Subscribe("ledger.entries", 0, 0);
     REQUIRE(subscription);
-    const uint64_t end = node_->ledger().decided();
+    const uint64_t end = node_->ledger()->decided();
     Balances fold;
     leat::bus::MessageBatch batch;
     for (uint64_t next = 0; next < end;) {
@@ -417,7 +417,7 @@ TEST_CASE("a block above 1 MiB travels in parts and is applied as one") {
     auto node = std::move(*leat::apps::Node::Open(options));
     Generator generator(1);
     Model model;
-    REQUIRE(node->feed().Submit({generator.Make(nullptr, &model)}));
+    REQUIRE(node->feed()->Submit({generator.Make(nullptr, &model)}));
     const std::string genesis = model.head;
     auto block = generator.Make(&model.blocks.at(genesis), &model);
     const std::string large = block.header().hash();
@@ -435,22 +435,22 @@ TEST_CASE("a block above 1 MiB travels in parts and is applied as one") {
       Add(&expected, AccountAt(0), Amount(1).Negated());
       Add(&expected, AccountAt(1), Amount(1));
     }
-    REQUIRE(node->feed().Submit({block}));
+    REQUIRE(node->feed()->Submit({block}));
     REQUIRE(node->CatchUp(nullptr));
     CHECK(node->transport().End("chain.blocks", 0)->offset >= 1 + 3);
     const auto now = [&] {
-      const auto view = node->balances().view();
+      const auto view = node->balances()->view();
       const leat::balances::Queries queries(*view);
       return AllBalances(queries, *queries.Resolve(kChain, {}));
     };
     CHECK(now() == expected);
-    CHECK(node->balances().view()->input.next == node->ledger().decided());
+    CHECK(node->balances()->view()->input.next == node->ledger()->decided());
     // It falls off the chain as a whole, and comes back from where it was kept.
     std::string tip = genesis;
     while (model.head != tip || tip == genesis) {
       const auto next = generator.Make(&model.blocks.at(tip), &model);
       tip = next.header().hash();
-      REQUIRE(node->feed().Submit({next}));
+      REQUIRE(node->feed()->Submit({next}));
     }
     REQUIRE(node->CatchUp(nullptr));
     CHECK(now() == model.blocks.at(model.head).after);
@@ -459,7 +459,7 @@ TEST_CASE("a block above 1 MiB travels in parts and is applied as one") {
     while (model.head != tip) {
       const auto next = generator.Make(&model.blocks.at(tip), &model);
       tip = next.header().hash();
-      REQUIRE(node->feed().Submit({next}));
+      REQUIRE(node->feed()->Submit({next}));
     }
     REQUIRE(node->CatchUp(nullptr));
     CHECK(now() == model.blocks.at(model.head).after);

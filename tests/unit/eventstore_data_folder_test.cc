@@ -63,6 +63,19 @@ TEST_CASE("a newer format is refused, and nothing is written") {
   CHECK(DataFolder::Lock(temp.path()).has_value());
 }
 
+TEST_CASE("a folder has a name of its own for whoever works on it") {
+  const TempFolder temp;
+  const TempFolder other;
+  const std::string name = Must(Must(DataFolder::Lock(temp.path()))->Instance());
+  CHECK(name.size() == 13);
+  CHECK(Must(Must(DataFolder::Lock(temp.path()))->Instance()) == name);
+  CHECK(Must(Must(DataFolder::Lock(other.path()))->Instance()) != name);
+  Write(temp.Sub("instance"), "given\n");
+  CHECK(Must(Must(DataFolder::Lock(temp.path()))->Instance()) == "given");
+  Write(temp.Sub("instance"), "");
+  CHECK(test::ClassOf(Must(DataFolder::Lock(temp.path()))->Instance()) == ErrorClass::kCorrupt);
+}
+
 TEST_CASE("a path that cannot be a folder") {
   const TempFolder temp;
   Write(temp.Sub("file"), "x");

@@ -22,43 +22,51 @@ constexpr const char* kHolder = "0xaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 struct World {
   test::TempFolder temp;
   std::unique_ptr<bus::EmbeddedTransport> transport;
-  std::unique_ptr<runtime::Shard> shard;
-  std::unique_ptr<ingest::ChainFeed> feed;
+  std::unique_ptr<ingest::Service> feed;
   std::unique_ptr<ledger::Service> ledger;
   std::unique_ptr<balances::Service> balances;
   std::unique_ptr<Api> api;
 
   World() {
     transport = Must(bus::EmbeddedTransport::Open(temp.Sub("bus")));
-    runtime::ShardOptions options;
-    options.path = temp.Sub("ingest");
-    options.name = "ingest-0";
-    options.has_log = true;
-    shard = Must(runtime::Shard::Open(options));
-    Must(transport->Mount(ingest::kChainBlocksTopic, 0, "ingest", shard->log()));
-    feed = std::make_unique<ingest::ChainFeed>(shard.get());
+    ingest::ServiceOptions feed_options;
+    feed_options.path = temp.Sub("ingest");
+    feed = Must(ingest::Service::Open(feed_options, transport.get()));
+    Must(feed->Own({}));
+    Must(transport->Mount(ingest::kChainBlocksTopic, 0, "ingest", feed->shard()->log()));
     ledger::ServiceOptions ledger_options;
     ledger_options.path = temp.Sub("ledger");
     ledger_options.input_topic = ingest::kChainBlocksTopic;
     ledger = Must(ledger::Service::Open(ledger_options, transport.get()));
-    Must(transport->Mount(ledger::kLedgerEntriesTopic, 0, "ledger", &ledger->log()));
-    balances = Must(balances::Service::Open(temp.Sub("balances"),
-                                            std::string(ledger::kLedgerEntriesTopic),
-                                            transport.get()));
+    Must(transport->Mount(ledger::kLedgerEntriesTopic, 0, "ledger", ledger->shard()->log()));
+    balances::ServiceOptions balances_options;
+    balances_options.path = temp.Sub("balances");
+    balances_options.topic = ledger::kLedgerEntriesTopic;
+    balances = Must(balances::Service::Open(balances_options, transport.get()));
   }
   void Start() {
-    Must(ledger->Start());
-    Must(balances->Start());
+    Must(ledger->Own({}));
+    Must(balances->Own({}));
   }
   void OpenApi() {
     Services services;
     services.transport = transport.get();
-    services.feed = feed.get();
-    services.ledger = ledger.get();
-    services.balances = balances.get();
-    services.logs = {{"bus", &transport->shared_log()},
-                     {"chain.blocks", shard->log()},
-                     {"ledger.entries", &ledger->log()}};
+    services.feeds = {feed.get()};
+    services.ledgers = {ledger.get()};
+    services.balances = {balances.get()};
+    services.error = [this]() -> Status {
+      LEAT_TRY(ledger->error());
+      return balances->error();
+    };
+    services.logs = [this] {
+      const auto held = [](const eventstore::Log* log) {
+        return std::shared_ptr<const eventstore::Log>(std::shared_ptr<void>(), log);
+      };
+      return std::vector<std::pair<std::string, std::shared_ptr<const eventstore::Log>>>{
+          {"bus", held(&transport->shared_log())},
+          {"chain.blocks", held(feed->shard()->log())},
+          {"ledger.entries", held(ledger->shard()->log())}};
+    };
     api = std::make_unique<Api>(std::move(services));
   }
   void SubmitOpening(std::string_view chain) {
@@ -98,6 +106,88 @@ TEST_CASE("http api: a lookup is blocking when it may wait") {
   CHECK(Api::IsBlocking("GET", "/api/balances"));
 }
 
+TEST_CASE("http api: a request by topics") {
+  World world;
+  world.Start();
+  const auto requester = Must(runtime::Requester::Open(world.transport.get(), "test"));
+  Must(world.transport->CreateTopic("questions", 2));
+  runtime::ResponderOptions options;
+  options.topic = "questions";
+  options.partition = 1;
+  const auto responder = Must(runtime::Responder::Start(
+      world.transport.get(), options,
+      [](const events::EventView& request) -> Result<events::Event> {
+        if (request.subject == "refuse") return Fail(ErrorClass::kConflict, "no", "ask nicely");
+        events::EventView reply = request;
+        reply.id = {};
+        return events::Event(reply);
+      }));
+  Services services;
+  services.transport = world.transport.get();
+  services.requester = [&]() -> Result<runtime::Requester*> { return requester.get(); };
+  const Api api(services);
+  const auto ask = [&](std::string_view query, std::string_view body,
+                       std::string_view content_type = "application/cloudevents+json") {
+    HttpRequest request;
+    request.method = "POST";
+    request.path = "/api/requests";
+    request.query = query;
+    request.body = body;
+    request.content_type = content_type;
+    HttpResponse response;
+    const_cast<Api&>(api).Handle(request, response);
+    if (const auto begin = response.TakeDeferred()) {
+      std::promise<void> answered;
+      begin([&] { answered.set_value(); });
+      answered.get_future().wait();
+    }
+    return response;
+  };
+  const std::string kQuestion =
+      R"({"specversion":"1.0","id":"q","type":"chain.block_reverted.v1","data":{"chain":"x"}})";
+  const auto reply = ask("topic=questions&partition=1&timeout_ms=60000", kQuestion);
+  CHECK(reply.status() == 200);
+  CHECK(reply.content_type() == "application/cloudevents+json");
+  const json answer = json::parse(reply.body());
+  CHECK(answer["correlationid"] == "q");
+  CHECK(answer["data"]["chain"] == "x");
+  // The service's own error, as its class says.
+  json refused = json::parse(kQuestion);
+  refused["subject"] = "refuse";
+  refused["id"] = "r";
+  const auto conflict = ask("topic=questions&partition=1", refused.dump());
+  CHECK(conflict.status() == 409);
+  CHECK(conflict.body().find("no (ask nicely)") != std::string::npos);
+  // Nobody answers on partition 0.
+  const auto late = ask("topic=questions&partition=0&timeout_ms=1", kQuestion);
+  CHECK(late.status() == 503);
+  CHECK(late.body().find("questions") != std::string::npos);
+  CHECK(ask("topic=nowhere", kQuestion).status() == 404);
+  CHECK(ask("topic=questions&partition=2", kQuestion).status() == 404);
+  CHECK(ask("topic=ledger.entries&partition=0", kQuestion).status() == 409);
+  for (const char* query : {"", "topic=", "topic=a%20b", "topic=questions&timeout_ms=0",
+                            "topic=questions&timeout_ms=60001", "topic=questions&partition=x",
+                            "topic=questions&partition=4294967296", "topic=questions&x=1"}) {
+    CAPTURE(query);
+    CHECK(ask(query, kQuestion).status() == 400);
+  }
+  CHECK(ask("topic=questions", kQuestion, "text/plain").status() == 400);
+  CHECK(ask("topic=questions", "[" + kQuestion + "," + kQuestion + "]").status() == 400);
+  CHECK(ask("topic=questions", "[]").status() == 400);
+  CHECK(ask("topic=questions", R"({"specversion":"1.0","type":"runtime.shard_claimed.v1"})")
+            .status() == 400);
+  requester->Stop();
+  CHECK(ask("topic=questions&partition=1", kQuestion).status() == 503);
+  services.requester = nullptr;
+  Api without(services);
+  HttpRequest request;
+  request.method = "GET";
+  request.path = "/api/requests";
+  HttpResponse response;
+  without.Handle(request, response);
+  CHECK(response.status() == 405);
+}
+
 TEST_CASE("http api: what is no UTF-8 is refused in UTF-8") {
   World world;
   world.Start();
@@ -126,11 +216,11 @@ TEST_CASE("http api: after and at_position wait for what was written") {
     world.Get("/api/balance/" + std::string(kHolder) + "?" + parameter + "=nonsense", 400);
   }
   world.SubmitOpening("eip155:1");
-  Must(world.ledger->Start());
+  Must(world.ledger->Own({}));
   const std::string target = "/api/balance/" + std::string(kHolder) + "?after=chain.blocks%2F0@0";
   auto answer = std::async(std::launch::async, [&] { return world.Get(target); });
   CHECK(answer.wait_for(std::chrono::milliseconds(50)) == std::future_status::timeout);
-  Must(world.balances->Start());
+  Must(world.balances->Own({}));
   const json now = answer.get();
   CHECK(now["balance_wei"] == "7");
   // The position of an answer, and that of its cause, lead back to it.
@@ -149,11 +239,11 @@ TEST_CASE("http api: ready once the balances reflect what was there at the start
   CHECK(world.Get("/health")["ledger"]["lag"] == 1);
   CHECK(world.Get("/health/ready", 503)["detail"].get<std::string>().starts_with(
       "the ledger is 1 events behind"));
-  Must(world.ledger->Start());
+  Must(world.ledger->Own({}));
   REQUIRE(world.ledger->WaitApplied(1, kPatience));
   CHECK(world.Get("/health/ready", 503)["detail"].get<std::string>().starts_with(
       "the ledger is 0 events behind"));
-  Must(world.balances->Start());
+  Must(world.balances->Own({}));
   world.CatchUp();
   CHECK(world.Get("/health/ready")["status"] == "ok");
 }

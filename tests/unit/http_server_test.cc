@@ -12,9 +12,11 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <future>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -317,6 +319,58 @@ TEST_CASE("http: pipelined requests are answered in order while one of them bloc
   CHECK(free.Read().body == "GET /6?|");
   second.Open();
   CHECK(blocked.Read().body == "GET /5?|");
+}
+
+TEST_CASE("http: what somebody else answers holds no thread") {
+  constexpr size_t kClients = 8;  // more than there are threads
+  HttpOptions options = TestOptions();
+  options.blocking_threads = 1;
+  options.is_blocking = [](std::string_view, std::string_view) { return true; };
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<std::function<void()>> waiting;
+  const auto server = StartServer(options, [&](const HttpRequest& request, HttpResponse& response) {
+    if (request.path == "/now") return Echo(request, response);
+    response.Defer([&, path = std::string(request.path),
+                    answer = &response](const std::function<void()>& answered) {
+      if (path == "/at-once") {
+        answer->body() += "at once";
+        return answered();
+      }
+      std::lock_guard lock(mutex);
+      waiting.push_back([=] {
+        if (path == "/7") answer->SetProblem(503, "no answer");
+        else answer->body() += "later " + path;
+        answered();
+      });
+      changed.notify_one();
+    });
+  });
+  std::vector<std::unique_ptr<RawClient>> clients;
+  for (size_t i = 0; i < kClients; ++i) {
+    clients.push_back(std::make_unique<RawClient>(server->port()));
+    clients.back()->Get("/" + std::to_string(i));
+  }
+  {
+    std::unique_lock lock(mutex);
+    REQUIRE(changed.wait_for(lock, kPatience, [&] { return waiting.size() == kClients; }));
+  }
+  RawClient other(server->port());
+  other.Get("/now");
+  CHECK(other.Read().body == "GET /now?|");
+  other.Get("/at-once");
+  CHECK(other.Read().body == "at once");
+  auto stopped = std::async(std::launch::async, [&] { server->Stop(); });
+  CHECK(other.Closed());  // so it is stopping, and waits
+  CHECK(stopped.wait_for(0s) == std::future_status::timeout);
+  for (const auto& answer : waiting) answer();
+  for (size_t i = 0; i < kClients; ++i) {
+    const RawReply reply = clients[i]->Read();
+    if (i == 7) CHECK(IsProblem(reply, 503));
+    else CHECK(reply.body == "later /" + std::to_string(i));
+    clients[i]->EndSending();
+  }
+  CHECK(stopped.wait_for(kPatience) == std::future_status::ready);
 }
 
 TEST_CASE("http: many pipelined requests with large answers do not pile up") {
