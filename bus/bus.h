@@ -35,7 +35,8 @@ struct Features {
 struct TopicOptions {
   // The service that writes it: from this process on, only PublishTo does. Empty: anybody may.
   std::string_view owner = {};
-  // What is older may go. Zero: kept for ever, or as long as the transport is set to.
+  // What is older may go, and may stay for longer: it goes in pieces, and not at all on the embedded transport. Zero:
+  // kept for ever, or as long as the transport is set to.
   std::chrono::milliseconds retention{0};
 };
 
@@ -43,6 +44,7 @@ struct TopicInfo {
   std::string name;
   uint32_t partitions = 0;
   std::string owner;  // the one service that writes it; empty: anybody may
+  std::chrono::milliseconds retention{0};  // of its own, where the transport tells; zero: none
 };
 
 struct Message {
@@ -73,7 +75,8 @@ struct PollLimits {
 class Subscription {
  public:
   virtual ~Subscription() = default;
-  // Replaces the batch by the next messages; none when the timeout passes first. Errors: kUnavailable, kCorrupt.
+  // Replaces the batch by the next messages; none when the timeout passes first. Errors: kUnavailable, kCorrupt, kNotFound
+  // (the topic no longer has what is next: its retention is over, or the topic is gone).
   virtual Status Poll(const PollLimits& limits, MessageBatch* batch) = 0;
   // The next Poll begins at this offset.
   virtual void Seek(uint64_t offset) = 0;

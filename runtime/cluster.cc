@@ -77,13 +77,23 @@ Status Cluster::Listen(const std::stop_token& stop, uint64_t* next, uint64_t liv
   std::stop_callback wake(stop, [&] { subscription->Wake(); });
   bus::MessageBatch batch;
   while (!stop.stop_requested()) {
-    LEAT_TRY(PollWithRetry(stop, kHeartbeatsTopic, subscription.get(), {}, &batch));
+    const auto polled = PollWithRetry(stop, kHeartbeatsTopic, subscription.get(), {}, &batch);
+    if (!polled && polled.error().error_class == ErrorClass::kNotFound) {
+      // The topic's retention has taken it. Whoever is there tells it again soon.
+      LEAT_ASSIGN(const auto end, transport_->End(kHeartbeatsTopic, 0));
+      if (end.offset <= *next) return Fail(ErrorClass::kUnavailable, polled.error().message);
+      *next = end.offset;
+      subscription->Seek(*next);
+      batch.Clear();
+    } else {
+      LEAT_TRY(polled);
+      if (batch.messages.empty()) continue;
+    }
     for (const bus::Message& message : batch.messages) {
       *next = message.offset + 1;
       if (message.event.type != events::kInstanceSeen) continue;
       Hear(message.event, message.offset >= live_from);
     }
-    if (batch.messages.empty()) continue;
     {
       std::lock_guard lock(mutex_);
       heard_to_ = *next;

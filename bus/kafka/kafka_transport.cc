@@ -13,6 +13,7 @@
 #include "bus/group.h"
 #include "bus/kafka/kafka_handle.h"
 #include "bus/kafka/kafka_membership.h"
+#include "bus/kafka/kafka_topics.h"
 #include "bus/partitioner.h"
 #include "core/log.h"
 
@@ -31,8 +32,17 @@ constexpr size_t kMessageBytesMax = events::kDataBytesMax + (1u << 20);
 constexpr auto kPollStep = std::chrono::milliseconds(100);
 constexpr auto kRetryPause = std::chrono::milliseconds(2);
 constexpr auto kAskedAgain = std::chrono::milliseconds(50);
+constexpr auto kOpenStep = std::chrono::milliseconds(500);
+constexpr int kRefusalsMax = 2;
 constexpr size_t kErrorTextMax = 512;
+// Older ones repeat their nonce in SCRAM, which brokers from Kafka 4.0 on do not take.
+constexpr int kScramWithKafka4 = 0x020601ff;
 constexpr size_t kNameBytesMax = 249;  // Kafka's own limit
+// What is older than its retention goes by segments: the newest one begins anew after a quarter of
+// that time, at least this long, or at this size, which holds the largest message.
+constexpr int64_t kSegmentsInRetention = 4;
+constexpr int64_t kSegmentMsMin = 1000;
+constexpr size_t kSegmentBytes = 2 * kMessageBytesMax;
 
 // What we set where the user sets nothing else.
 const std::pair<const char*, const char*> kCommonDefaults[] = {
@@ -246,7 +256,8 @@ class KafkaTransport::Impl {
   Result<std::shared_ptr<Consumer>> ConsumerFor(const std::string& topic, uint32_t partition);
   void Release(const std::shared_ptr<Consumer>& consumer, const std::string& topic,
                uint32_t partition);
-  Result<uint32_t> PartitionsOnCluster(std::string_view topic);
+  // Asks the cluster; also, how many replicas the first of them has.
+  Result<uint32_t> PartitionsOnCluster(std::string_view topic, int* replicas = nullptr);
   Result<uint32_t> Partitions(std::string_view topic);
   Status CheckPartition(std::string_view topic, uint32_t partition);
   Result<std::vector<events::Position>> Publish(std::string_view topic, std::optional<uint32_t> to,
@@ -356,7 +367,7 @@ Status KafkaSubscription::OnError(rd_kafka_resp_err_t error, std::string_view te
       return Fail(ErrorClass::kNotFound,
                   name_ + "/" + std::to_string(partition_) + " no longer has offset " +
                       std::to_string(next_) + ": it begins at " + std::to_string(low),
-                  "keep topics for ever (retention.ms=-1), or build anew from a snapshot");
+                  "give its topic a longer retention, or build anew from a snapshot");
     }
     case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
     case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
@@ -434,6 +445,36 @@ Status KafkaSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
 
 }  // namespace
 
+namespace {
+
+// In librdkafka's words: the broker does not even know the request for what it knows.
+constexpr std::string_view kTooOldText = "broker version < 0.10";
+
+bool MayPass(ErrorClass error_class) { return error_class == ErrorClass::kUnavailable; }
+
+// Where no broker answers, or not as it should.
+std::string RemedyFor(ErrorClass error_class, rd_kafka_resp_err_t error, const std::string& text) {
+  if (error_class == ErrorClass::kUnsupported)
+    return "Leat needs brokers of Kafka 2.3 or later: upgrade them, or set kafka.bootstrap.servers";
+  if (error == RD_KAFKA_RESP_ERR__SSL)
+    return "check kafka.security.protocol, kafka.ssl.ca.location and the broker's certificate";
+  if (error_class == ErrorClass::kInvalid) {
+    std::string remedy =
+        "check kafka.security.protocol, kafka.sasl.mechanism, kafka.sasl.username and "
+        "kafka.sasl.password";
+    if (text.find("SCRAM") != std::string::npos && rd_kafka_version() < kScramWithKafka4) {
+      remedy += std::string("; librdkafka ") + rd_kafka_version_str() +
+                " cannot do SCRAM with Kafka 4.0 or later: use librdkafka 2.6.1 or later, or PLAIN "
+                "over TLS";
+    }
+    return remedy;
+  }
+  return "start a broker there (deploy/kafka start), or set kafka.bootstrap.servers and "
+         "kafka.security.protocol";
+}
+
+}  // namespace
+
 std::unexpected<Error> KafkaTransport::Impl::NoAnswer(const std::string& what,
                                                       rd_kafka_resp_err_t error) const {
   const auto [newest, text] = last_error.Get(error);
@@ -442,13 +483,11 @@ std::unexpected<Error> KafkaTransport::Impl::NoAnswer(const std::string& what,
   const auto cause = answered ? error : newest;
   const auto servers = options.properties.find("bootstrap.servers");
   const std::string at = servers == options.properties.end() ? "" : " at " + servers->second;
-  if (ClassOf(cause) == ErrorClass::kInvalid) {
-    return Invalid("kafka" + at + ": " + what + ": " + text,
-                   "check kafka.security.protocol, kafka.sasl.mechanism, kafka.sasl.username and "
-                   "kafka.sasl.password");
-  }
-  return Fail(ClassOf(cause), "kafka" + at + ": " + what + ": " + text,
-              "start a broker there (deploy/kafka start), or set kafka.bootstrap.servers");
+  const auto error_class =
+      !answered && text.find(kTooOldText) != std::string::npos ? ErrorClass::kUnsupported
+                                                               : ClassOf(cause);
+  return Fail(error_class, "kafka" + at + ": " + what + ": " + text,
+              RemedyFor(error_class, cause, text));
 }
 
 Result<Owned<rd_kafka_t>> KafkaTransport::Impl::Make(rd_kafka_type_t type,
@@ -520,7 +559,7 @@ void KafkaTransport::Impl::Release(const std::shared_ptr<Consumer>& consumer,
   consumer->followed.erase({topic, partition});
 }
 
-Result<uint32_t> KafkaTransport::Impl::PartitionsOnCluster(std::string_view topic) {
+Result<uint32_t> KafkaTransport::Impl::PartitionsOnCluster(std::string_view topic, int* replicas) {
   const std::string name = Named(topic);
   const Owned<rd_kafka_topic_t> handle(rd_kafka_topic_new(control.get(), name.c_str(), nullptr));
   if (handle == nullptr) return Broken("topic " + name, rd_kafka_last_error());
@@ -542,6 +581,7 @@ Result<uint32_t> KafkaTransport::Impl::PartitionsOnCluster(std::string_view topi
     if (found.partitions[i].leader < 0)
       return Broken("topic " + name, RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE);
   }
+  if (replicas != nullptr && found.partition_cnt > 0) *replicas = found.partitions[0].replica_cnt;
   std::lock_guard lock(mutex);
   return partitions[std::string(topic)] = static_cast<uint32_t>(found.partition_cnt);
 }
@@ -659,11 +699,20 @@ KafkaTransport::~KafkaTransport() = default;
 Result<std::unique_ptr<KafkaTransport>> KafkaTransport::Open(const KafkaOptions& options) {
   auto impl = std::make_unique<Impl>(options);
   LEAT_ASSIGN(impl->control, impl->Make(RD_KAFKA_CONSUMER));
-  // Nothing is asked but that somebody answers.
+  // Nothing is asked but that somebody answers. What a broker refuses it refuses again, so it is not
+  // asked for all of the time.
   const rd_kafka_metadata_t* raw = nullptr;
-  const auto asked =
-      rd_kafka_metadata(impl->control.get(), 0, nullptr, &raw, Milliseconds(options.timeout));
-  rd_kafka_poll(impl->control.get(), 0);  // brings the errors
+  const auto deadline = std::chrono::steady_clock::now() + options.timeout;
+  rd_kafka_resp_err_t asked;
+  for (int refusals = 0; refusals < kRefusalsMax;) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(
+        deadline - std::chrono::steady_clock::now());
+    asked = rd_kafka_metadata(impl->control.get(), 0, nullptr, &raw,
+                              Milliseconds(std::clamp(left, kAskedAgain, kOpenStep)));
+    rd_kafka_poll(impl->control.get(), 0);  // brings the errors
+    if (asked == RD_KAFKA_RESP_ERR_NO_ERROR || left <= kOpenStep) break;
+    if (!MayPass(ClassOf(impl->last_error.Get(asked).first))) ++refusals;
+  }
   if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) return impl->NoAnswer("no broker answers", asked);
   rd_kafka_metadata_destroy(raw);
   impl->answered = true;
@@ -686,7 +735,11 @@ Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions,
   if (partitions == 0)
     return Invalid("topic " + std::string(topic) + ": 0 partitions", "at least 1");
   const std::string name = impl_->Named(topic);
-  auto there = impl_->PartitionsOnCluster(topic);
+  const int64_t retention_ms = wanted_options.retention.count() > 0
+                                   ? wanted_options.retention.count()
+                                   : impl_->options.retention_ms;
+  int replicas = 0;
+  auto there = impl_->PartitionsOnCluster(topic, &replicas);
   if (!there && there.error().error_class == ErrorClass::kNotFound) {
     char text[kErrorTextMax] = "";
     const Owned<rd_kafka_NewTopic_t> wanted(rd_kafka_NewTopic_new(
@@ -695,7 +748,13 @@ Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions,
     rd_kafka_NewTopic_set_config(wanted.get(), "max.message.bytes",
                                  std::to_string(kMessageBytesMax).c_str());
     rd_kafka_NewTopic_set_config(wanted.get(), "retention.ms",
-                                 std::to_string(impl_->options.retention_ms).c_str());
+                                 std::to_string(retention_ms).c_str());
+    if (wanted_options.retention.count() > 0) {
+      const int64_t segment_ms = std::max(retention_ms / kSegmentsInRetention, kSegmentMsMin);
+      rd_kafka_NewTopic_set_config(wanted.get(), "segment.ms", std::to_string(segment_ms).c_str());
+      rd_kafka_NewTopic_set_config(wanted.get(), "segment.bytes",
+                                   std::to_string(kSegmentBytes).c_str());
+    }
     const Owned<rd_kafka_AdminOptions_t> how(
         rd_kafka_AdminOptions_new(impl_->control.get(), RD_KAFKA_ADMIN_OP_CREATETOPICS));
     rd_kafka_AdminOptions_set_request_timeout(how.get(), Milliseconds(impl_->options.timeout), text,
@@ -725,13 +784,22 @@ Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions,
     }
     // The brokers learn of it one after another.
     const auto deadline = std::chrono::steady_clock::now() + impl_->options.timeout;
-    while (!(there = impl_->PartitionsOnCluster(topic)) &&
+    while (!(there = impl_->PartitionsOnCluster(topic, &replicas)) &&
            std::chrono::steady_clock::now() < deadline) {
       std::this_thread::sleep_for(kRetryPause);
+    }
+    if (!there) {
+      return Fail(ErrorClass::kUnavailable,
+                  "kafka: topic " + name + " was created, and no broker has it yet: " +
+                      there.error().message,
+                  "try again");
     }
   }
   if (!there) return std::unexpected(there.error());
   if (*there == partitions) {
+    const kafka::TopicWishes wishes{name, retention_ms, static_cast<int64_t>(kMessageBytesMax),
+                                    impl_->options.replication, replicas};
+    LEAT_TRY(kafka::CheckTopic(impl_->control.get(), wishes, impl_->options.timeout));
     std::lock_guard lock(impl_->mutex);
     const auto known = impl_->owners.find(topic);
     if (known != impl_->owners.end() && known->second != owner) {
@@ -841,6 +909,13 @@ Result<std::vector<events::Position>> KafkaTransport::Publish(
     }
   }
   return impl_->Publish(topic, std::nullopt, events);
+}
+
+void KafkaTransport::FailProducerForTest() {
+  if (const auto through = impl_->MakeProducer()) {
+    rd_kafka_test_fatal_error((*through)->handle(), RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
+                              "asked for by a test");
+  }
 }
 
 Status KafkaTransport::PublishTo(std::string_view topic, uint32_t partition,

@@ -20,9 +20,10 @@ struct KafkaOptions {
   // Stands before the names of all topics on the cluster, so that several installations can share
   // it; nobody else sees it.
   std::string topic_prefix;
-  // Of topics that are created; -1: the broker's default.
+  // Of topics that are created, and checked of those that are there; -1: the broker's default.
   int replication = -1;
-  // -1: for ever, which is what topics of deciders need.
+  // Of topics without a retention of their own (TopicOptions), created or there already. -1: for
+  // ever, which is what topics of deciders need.
   int64_t retention_ms = -1;
   // How long the broker has to answer a request for metadata.
   std::chrono::milliseconds timeout{10'000};
@@ -50,6 +51,10 @@ class KafkaTransport final : public Transport {
                                                 const std::vector<events::Event>& events) override;
   Status PublishTo(std::string_view topic, uint32_t partition,
                    const std::vector<events::Event>& events) override;
+
+  // For tests alone: the producer fails for good, as when the cluster has lost what it wrote. The
+  // next publish makes a new one.
+  void FailProducerForTest();
 
  private:
   class Impl;

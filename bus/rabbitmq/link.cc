@@ -59,9 +59,16 @@ Status OpenSocket(const RabbitMqOptions& options, amqp_connection_state_t state)
   }
   const int opened = amqp_socket_open_noblock(socket, options.host.c_str(), options.port, &timeout);
   if (opened == AMQP_STATUS_OK) return {};
+  if (opened == AMQP_STATUS_SSL_PEER_VERIFY_FAILED ||
+      opened == AMQP_STATUS_SSL_HOSTNAME_VERIFY_FAILED) {
+    return Invalid(At(options) + ": the broker's certificate is not taken: " +
+                       amqp_error_string2(opened),
+                   "check rabbitmq.tls_ca_file, and that the certificate names rabbitmq.host");
+  }
   return Fail(
       ErrorClass::kUnavailable, At(options) + ": no broker answers: " + amqp_error_string2(opened),
-      "start a broker there (deploy/rabbitmq start), or set rabbitmq.host and rabbitmq.port");
+      std::string("start a broker there (deploy/rabbitmq start), or set rabbitmq.host, ") +
+          "rabbitmq.port and rabbitmq.tls");
 }
 
 }  // namespace
@@ -101,11 +108,14 @@ Status Connection::Open(const RabbitMqOptions& options, int heartbeat_s) {
   const auto reply = amqp_login_with_properties(state_, options.vhost.c_str(), 0, kFrameBytesMax,
                                                 heartbeat_s, &properties, AMQP_SASL_METHOD_PLAIN,
                                                 options.username.c_str(), options.password.c_str());
-  auto status = Check(reply, At(options) + ": login");
+  auto status = Check(reply, "login at " + options.host + ":" + std::to_string(options.port));
   if (!status) {
     if (status.error().error_class == ErrorClass::kInvalid) {
       status = Invalid(status.error().message,
                        "check rabbitmq.username, rabbitmq.password and rabbitmq.vhost");
+    } else if (status.error().remedy.empty()) {
+      status = Fail(status.error().error_class, status.error().message,
+                    "see whether that is the port of a broker, and rabbitmq.tls");
     }
     Close();
   }
@@ -153,10 +163,10 @@ Status Connection::Check(const amqp_rpc_reply_t& reply, const std::string& what)
       // For a moment after its start a stream has no home; only the words tell this from a queue
       // that is not there.
       const bool passes = text.find("is down or inaccessible") != std::string::npos;
-      const auto as = code == 404 && !passes                      ? ErrorClass::kNotFound
-                      : code == 405                               ? ErrorClass::kConflict
-                      : code == 403 || code == 406 || code == 530 ? ErrorClass::kInvalid
-                                                                  : ErrorClass::kUnavailable;
+      const auto as = code == 404 && !passes       ? ErrorClass::kNotFound
+                      : code == 405 || code == 406 ? ErrorClass::kConflict
+                      : code == 403 || code == 530 ? ErrorClass::kInvalid
+                                                   : ErrorClass::kUnavailable;
       return Fail(as, "rabbitmq: " + what + ": " + std::to_string(code) + " " + text);
     }
     default:

@@ -39,7 +39,7 @@ class Connection {
   amqp_connection_state_t_* state() const { return state_; }
 
   // What the last synchronous call came to; "what" is what was tried. Errors: kNotFound (no such
-  // queue), kConflict (it is locked), kInvalid (it is another one), kUnavailable.
+  // queue), kConflict (it is locked, or another one), kInvalid (not allowed), kUnavailable.
   Status Reply(const std::string& what) const;
   Status Check(const amqp_rpc_reply_t_& reply, const std::string& what) const;
   Status Check(int status, const std::string& what) const;

@@ -35,6 +35,8 @@ constexpr size_t kUnconfirmedMax = 4096;
 constexpr size_t kShortTextBytesMax = 255;  // of a routing key, and of a property
 // Attributes travel in one frame of 128 KiB.
 constexpr size_t kAttributesBytesMax = 100u << 10;
+// What is older than its retention goes when the stream begins a new segment.
+constexpr int64_t kSegmentBytesOfRetention = 4 << 20;
 constexpr auto kLockPause = std::chrono::milliseconds(20);
 // Behind the newest chunk nothing more comes for so long.
 constexpr auto kSettle = std::chrono::milliseconds(30);
@@ -385,6 +387,7 @@ class StreamSubscription final : public Subscription, public Link {
       std::lock_guard lock(mutex_);
       wanted_ = offset;
       queued_.clear();
+      gone_ = {};
       seeking_ = true;
     }
     Post([this](Connection* connection) -> Status {
@@ -436,6 +439,13 @@ class StreamSubscription final : public Subscription, public Link {
       // Older than asked for: a stream begins with a whole chunk.
       if (seeking_ || message->offset < wanted_ + 1) {
         unacknowledged_ = tag;
+      } else if (message->offset > wanted_ + 1) {
+        if (gone_) {
+          gone_ = Fail(ErrorClass::kNotFound,
+                       queue_ + " no longer has offset " + std::to_string(wanted_) +
+                           ": it begins at " + std::to_string(message->offset - 1),
+                       "give its topic a longer retention, or build anew from a snapshot");
+        }
       } else {
         wanted_ = message->offset;  // the next one's, as the user counts
         queued_.push_back(std::move(message));
@@ -463,6 +473,7 @@ class StreamSubscription final : public Subscription, public Link {
   std::condition_variable arrived_;
   std::deque<std::shared_ptr<Received>> queued_;  // guarded by mutex_
   uint64_t wanted_;                               // offset to queue next; guarded by mutex_
+  Status gone_;                  // retention has taken what is wanted; guarded by mutex_
   uint64_t unacknowledged_ = 0;  // tag of the newest that was taken; guarded by mutex_
   bool woken_ = false;           // guarded by mutex_
   bool seeking_ = false;         // what comes is from before a seek; guarded by mutex_
@@ -481,8 +492,9 @@ Status StreamSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
   uint64_t last_tag = 0;
   {
     std::unique_lock lock(mutex_);
-    arrived_.wait_for(lock, limits.timeout, [&] { return !queued_.empty() || woken_; });
+    arrived_.wait_for(lock, limits.timeout, [&] { return !queued_.empty() || woken_ || !gone_; });
     woken_ = false;
+    if (queued_.empty()) LEAT_TRY(gone_);
     size_t bytes = 0;
     while (!queued_.empty() && pinned->messages.size() < limits.messages_max &&
            bytes < limits.bytes_max) {
@@ -742,8 +754,10 @@ class RabbitMqTransport::Impl {
 
   // Runs it while no other process creates topics.
   Status Locked(const std::function<Status()>& work);
-  // Declares a stream; it has a mark when this returns.
-  Status DeclareStream(const std::string& queue, const std::string& binding);
+  // Declares a stream; it has a mark when this returns. Errors: kConflict (the queue is there with
+  // other arguments).
+  Status DeclareStream(const std::string& queue, const std::string& binding,
+                       std::chrono::milliseconds retention);
   Status ReadRegistry();
   Result<uint32_t> Partitions(std::string_view topic, uint32_t partition);
   Result<TopicInfo> Known(std::string_view topic);
@@ -794,12 +808,24 @@ Status RabbitMqTransport::Impl::Locked(const std::function<Status()>& work) {
   }
 }
 
-Status RabbitMqTransport::Impl::DeclareStream(const std::string& queue,
-                                              const std::string& binding) {
-  amqp_table_entry_t type = TextEntry("x-queue-type", "stream");
+Status RabbitMqTransport::Impl::DeclareStream(const std::string& queue, const std::string& binding,
+                                              std::chrono::milliseconds retention) {
+  const std::string age =
+      std::to_string(std::chrono::ceil<std::chrono::seconds>(retention).count()) + "s";
+  amqp_table_entry_t arguments[] = {
+      TextEntry("x-queue-type", "stream"), TextEntry("x-max-age", age),
+      NumberEntry("x-stream-max-segment-size-bytes", kSegmentBytesOfRetention)};
+  const int count = retention.count() > 0 ? std::size(arguments) : 1;
   const auto* declared =
-      amqp_queue_declare(admin.state(), kChannel, Bytes(queue), 0, 1, 0, 0, {1, &type});
-  LEAT_TRY(admin.Reply("declaring " + queue));
+      amqp_queue_declare(admin.state(), kChannel, Bytes(queue), 0, 1, 0, 0, {count, arguments});
+  if (auto status = admin.Reply("declaring " + queue); !status) {
+    if (status.error().error_class != ErrorClass::kConflict) return status;
+    return Fail(ErrorClass::kConflict,
+                "queue " + queue + " is there, and is another one than the stream that was wanted" +
+                    (retention.count() > 0 ? " (x-max-age " + age + ")" : "") + ": " +
+                    status.error().message,
+                "delete that queue if nobody needs it, or set topics.prefix");
+  }
   const bool is_new = declared->message_count == 0;
   if (!binding.empty()) {
     amqp_queue_bind(admin.state(), kChannel, Bytes(queue), Bytes(options.exchange), Bytes(binding),
@@ -838,6 +864,9 @@ Status RabbitMqTransport::Impl::ReadRegistry() {
       TopicInfo info{std::string(message.event.subject), static_cast<uint32_t>(*partitions), {}};
       for (const auto& [name, text] : message.event.extensions) {
         if (name == "owner") info.owner = text;
+        if (name == "retentionms") {
+          info.retention = std::chrono::milliseconds(core::ParseUint64(text).value_or(0));
+        }
       }
       topics.emplace(info.name, info);  // the first one counts
     }
@@ -930,7 +959,7 @@ RabbitMqTransport::~RabbitMqTransport() = default;
 Result<std::unique_ptr<RabbitMqTransport>> RabbitMqTransport::Open(const RabbitMqOptions& options) {
   auto impl = std::make_unique<Impl>(options);
   LEAT_TRY(impl->sender.WaitConnected(options.timeout));
-  LEAT_TRY(impl->Locked([&] { return impl->DeclareStream(impl->Registry(), {}); }));
+  LEAT_TRY(impl->Locked([&] { return impl->DeclareStream(impl->Registry(), {}, {}); }));
   return std::unique_ptr<RabbitMqTransport>(new RabbitMqTransport(std::move(impl)));
 }
 
@@ -952,6 +981,15 @@ Status RabbitMqTransport::CreateTopic(std::string_view topic, uint32_t partition
     const auto known = impl_->Known(topic);
     if (!known && known.error().error_class == ErrorClass::kNotFound) return false;
     LEAT_TRY(known);
+    if (known->retention != options.retention) {
+      const auto text = [](std::chrono::milliseconds retention) {
+        return retention.count() == 0 ? "for ever" : std::to_string(retention.count()) + " ms";
+      };
+      return Fail(ErrorClass::kConflict,
+                  "topic " + std::string(topic) + " has retention " + text(known->retention) +
+                      ", wanted was " + text(options.retention),
+                  "use another topic: a stream's arguments cannot be changed");
+    }
     if (known->partitions == partitions && known->owner == owner) return true;
     return Fail(ErrorClass::kConflict,
                 "topic " + std::string(topic) + " has " + std::to_string(known->partitions) +
@@ -967,7 +1005,8 @@ Status RabbitMqTransport::CreateTopic(std::string_view topic, uint32_t partition
       if (there) return {};
       for (uint32_t partition = 0; partition < partitions; ++partition) {
         const std::string binding = std::string(topic) + "." + std::to_string(partition) + ".#";
-        LEAT_TRY(impl_->DeclareStream(impl_->QueueOf(topic, partition), binding));
+        LEAT_TRY(
+            impl_->DeclareStream(impl_->QueueOf(topic, partition), binding, options.retention));
       }
       events::EventView record;
       const std::string data = std::to_string(partitions);
@@ -976,6 +1015,9 @@ Status RabbitMqTransport::CreateTopic(std::string_view topic, uint32_t partition
       record.time_us = core::SystemClock().NowUs();
       record.data = data;
       if (!owner.empty()) record.extensions.emplace_back("owner", owner);
+      const std::string retention_ms = std::to_string(options.retention.count());
+      if (options.retention.count() > 0)
+        record.extensions.emplace_back("retentionms", retention_ms);
       Sender::Item item;
       const uint64_t number = impl_->next_number++;
       item.message_id = impl_->instance + std::to_string(number);

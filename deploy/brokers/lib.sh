@@ -8,7 +8,7 @@ readonly STOP_SECONDS_MAX=30
 # broker_usage NAME PORT: what both scripts take.
 broker_usage() {
   cat <<TEXT
-usage: deploy/$1 start|stop|kill|status|wipe [--port N] [--dir DIR] [--help]
+usage: deploy/$1 start|stop|kill|status|wipe [--port N] [--dir DIR] [--properties FILE] [--help]
 
 A private $1 on 127.0.0.1 for trying Leat and for its tests: no system service, no other broker is touched.
 
@@ -20,6 +20,8 @@ A private $1 on 127.0.0.1 for trying Leat and for its tests: no system service, 
 
   --port N   its port (default: $2)
   --dir DIR  its folder: data, configuration and log (default: .brokers/$1-PORT in the checkout)
+  --properties FILE
+             lines for its configuration (server.properties, rabbitmq.conf), such as listeners with TLS
 TEXT
 }
 

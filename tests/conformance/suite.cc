@@ -77,7 +77,14 @@ class Case {
   }
 
   void Topic(const std::string& name, uint32_t partitions = 1) {
-    Take(transport().CreateTopic(name, partitions));
+    // A broker that came back a moment ago may not have all of it yet.
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    Status created;
+    do {
+      created = transport().CreateTopic(name, partitions);
+    } while (!created && created.error().Retryable() &&
+             std::chrono::steady_clock::now() < deadline);
+    Take(created);
   }
 
   // Everything from `offset` on until `count` messages are read, no more; offsets must follow one another.

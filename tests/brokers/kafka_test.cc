@@ -1,0 +1,374 @@
+// What only Kafka has: checks of topics, retention, TLS and SASL, errors of brokers that are not as
+// they should be, and a producer that fails for good. One broker for all.
+#include <arpa/inet.h>
+#include <doctest/doctest.h>
+#include <librdkafka/rdkafka.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "bus/kafka/kafka_transport.h"
+#include "tests/support/broker.h"
+#include "tests/support/test_support.h"
+
+namespace leat::bus {
+namespace {
+
+using test::ClassOf;
+using test::DataEvent;
+using test::Must;
+
+constexpr int kPort = 19392;
+constexpr int kTlsPort = kPort + 2;
+// With older ones brokers from 4.0 on refuse every user.
+constexpr int kScramWithKafka4 = 0x020601ff;
+constexpr auto kPatience = std::chrono::seconds(30);
+
+struct Cluster {
+  test::TempFolder certificates;
+  test::Broker broker;
+
+  Cluster() : broker("kafka", kPort, Properties(certificates.path()), Environment()) {}
+
+  static std::string Properties(const std::string& folder) {
+    REQUIRE(std::system((LEAT_SOURCE_DIR "/tests/support/certificates " + folder).c_str()) == 0);
+    const std::string plain = "127.0.0.1:" + std::to_string(kPort);
+    const std::string tls = std::to_string(kTlsPort);
+    return "listeners=PLAINTEXT://" + plain +
+           ",CONTROLLER://127.0.0.1:" + std::to_string(kPort + 1) + ",SASL_SSL://127.0.0.1:" + tls +
+           "\nadvertised.listeners=PLAINTEXT://" + plain + ",SASL_SSL://localhost:" + tls +
+           "\nssl.keystore.type=PEM\nssl.keystore.location=" + folder +
+           "/server-chain.pem\n"
+           "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512\n"
+           "listener.name.sasl_ssl.plain.sasl.jaas.config="
+           "org.apache.kafka.common.security.plain.PlainLoginModule required user_plain=\"open\";\n"
+           "listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config="
+           "org.apache.kafka.common.security.scram.ScramLoginModule required;\n"
+           "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config="
+           "org.apache.kafka.common.security.scram.ScramLoginModule required;\n"
+           "log.retention.check.interval.ms=200\nlog.initial.task.delay.ms=200\n";
+  }
+  static std::string Environment() {
+    return "LEAT_KAFKA_FORMAT='--add-scram SCRAM-SHA-256=[name=short,password=open256] "
+           "--add-scram SCRAM-SHA-512=[name=long,password=open512]'";
+  }
+};
+
+Cluster& TheCluster() {
+  static Cluster cluster;
+  return cluster;
+}
+
+KafkaOptions Options() {
+  KafkaOptions options;
+  options.properties["bootstrap.servers"] = TheCluster().broker.address();
+  options.timeout = std::chrono::milliseconds(5000);
+  return options;
+}
+
+template <typename T>
+void Refused(const Result<T>& result, ErrorClass error_class,
+             const std::vector<std::string>& named) {
+  REQUIRE_FALSE(result.has_value());
+  const std::string text = result.error().Text();
+  INFO(text);
+  CHECK(core::ErrorClassName(result.error().error_class) == core::ErrorClassName(error_class));
+  CHECK_FALSE(result.error().remedy.empty());
+  for (const auto& name : named) {
+    INFO(name);
+    CHECK(text.find(name) != std::string::npos);
+  }
+}
+
+// Made by somebody else.
+void ForeignTopic(const std::string& topic, const std::string& name, const std::string& value) {
+  char text[512];
+  rd_kafka_conf_t* conf = rd_kafka_conf_new();
+  rd_kafka_conf_set(conf, "bootstrap.servers", TheCluster().broker.address().c_str(), text,
+                    sizeof text);
+  rd_kafka_t* const handle = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof text);
+  REQUIRE(handle != nullptr);
+  rd_kafka_NewTopic_t* made = rd_kafka_NewTopic_new(topic.c_str(), 1, 1, text, sizeof text);
+  rd_kafka_NewTopic_set_config(made, name.c_str(), value.c_str());
+  rd_kafka_queue_t* const queue = rd_kafka_queue_new(handle);
+  rd_kafka_CreateTopics(handle, &made, 1, nullptr, queue);
+  rd_kafka_event_t* const answer = rd_kafka_queue_poll(queue, 10'000);
+  REQUIRE(answer != nullptr);
+  CHECK(rd_kafka_event_error(answer) == RD_KAFKA_RESP_ERR_NO_ERROR);
+  rd_kafka_event_destroy(answer);
+  rd_kafka_queue_destroy(queue);
+  rd_kafka_NewTopic_destroy(made);
+  rd_kafka_destroy(handle);
+}
+
+TEST_CASE("a topic that is there is checked against what was wanted") {
+  const auto transport = Must(KafkaTransport::Open(Options()));
+  Must(transport->CreateTopic("as-wanted", 2));
+  Must(transport->CreateTopic("as-wanted", 2));
+  Refused(transport->CreateTopic("as-wanted", 3), ErrorClass::kConflict,
+          {"as-wanted", "has 2 partitions", "not 3"});
+
+  auto options = Options();
+  options.retention_ms = 3'600'000;
+  const auto shorter = Must(KafkaTransport::Open(options));
+  Refused(shorter->CreateTopic("as-wanted", 2), ErrorClass::kConflict,
+          {"as-wanted", "retention.ms=-1", "retention.ms=3600000", "kafka-configs"});
+  Must(shorter->CreateTopic("as-wanted-shorter", 1));
+  Refused(transport->CreateTopic("as-wanted-shorter", 1), ErrorClass::kConflict,
+          {"retention.ms=3600000", "wanted was retention.ms=-1", "topics.retention_ms=3600000"});
+  Refused(shorter->CreateTopic("as-wanted-shorter", 1, {.retention = std::chrono::seconds(60)}),
+          ErrorClass::kConflict, {"retention.ms=60000"});
+
+  options = Options();
+  options.replication = 2;
+  const auto replicated = Must(KafkaTransport::Open(options));
+  Refused(replicated->CreateTopic("as-wanted", 2), ErrorClass::kConflict,
+          {"replication factor 1", "wanted was 2", "topics.replication=1"});
+  Refused(replicated->CreateTopic("too-many", 1), ErrorClass::kInvalid, {"topics.replication"});
+
+  ForeignTopic("not-ours", "max.message.bytes", "1000");
+  options = Options();
+  options.retention_ms = 604'800'000;  // the broker's own
+  const auto like_theirs = Must(KafkaTransport::Open(options));
+  Refused(like_theirs->CreateTopic("not-ours", 1), ErrorClass::kConflict,
+          {"not-ours", "max.message.bytes=1000", "--add-config max.message.bytes="});
+}
+
+TEST_CASE("what is older than a topic's retention goes") {
+  const auto transport = Must(KafkaTransport::Open(Options()));
+  const TopicOptions brief{.retention = std::chrono::milliseconds(1000)};
+  Must(transport->CreateTopic("brief", 1, brief));
+  Must(transport->CreateTopic("brief", 1, brief));
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  Status polled;
+  while (polled && std::chrono::steady_clock::now() < deadline) {
+    Must(transport->Publish("brief", {DataEvent("x")}));
+    const auto reader = Must(transport->Subscribe("brief", 0, 0));
+    MessageBatch batch;
+    polled = reader->Poll({}, &batch);
+  }
+  Refused(polled, ErrorClass::kNotFound, {"brief", "offset 0", "it begins at"});
+  // What is younger is there.
+  const uint64_t end = Must(transport->End("brief", 0)).offset;
+  const auto at = Must(transport->Publish("brief", {DataEvent("young")}));
+  CHECK(at[0].offset == end);
+  const auto reader = Must(transport->Subscribe("brief", 0, end));
+  MessageBatch batch;
+  while (batch.messages.empty()) Must(reader->Poll({}, &batch));
+  CHECK(batch.messages[0].event.data == "young");
+}
+
+TEST_CASE("TLS and SASL") {
+  const std::string folder = TheCluster().certificates.path();
+  struct User {
+    std::string mechanism, name, password;
+  };
+  const User users[] = {{"PLAIN", "plain", "open"},
+                        {"SCRAM-SHA-256", "short", "open256"},
+                        {"SCRAM-SHA-512", "long", "open512"}};
+  const auto secured = [&](const User& user) {
+    auto options = Options();
+    options.properties["bootstrap.servers"] = "localhost:" + std::to_string(kTlsPort);
+    options.properties["security.protocol"] = "SASL_SSL";
+    options.properties["ssl.ca.location"] = folder + "/ca.pem";
+    options.properties["sasl.mechanism"] = user.mechanism;
+    options.properties["sasl.username"] = user.name;
+    options.properties["sasl.password"] = user.password;
+    return options;
+  };
+  uint64_t published = 0;
+  for (const User& user : users) {
+    CAPTURE(user.mechanism);
+    User wrong = user;
+    wrong.password = "wrong-secret";
+    const auto refused = KafkaTransport::Open(secured(wrong));
+    Refused(
+        refused, ErrorClass::kInvalid,
+        {"localhost:" + std::to_string(kTlsPort), "uthentication failed", "kafka.sasl.password"});
+    CHECK(refused.error().Text().find(wrong.password) == std::string::npos);
+
+    if (user.mechanism != "PLAIN" && rd_kafka_version() < kScramWithKafka4) {
+      MESSAGE(user.mechanism, " is refused: librdkafka ", std::string(rd_kafka_version_str()),
+              " cannot do it");
+      Refused(KafkaTransport::Open(secured(user)), ErrorClass::kInvalid, {"SCRAM", "2.6.1"});
+      continue;
+    }
+    const auto transport = Must(KafkaTransport::Open(secured(user)));
+    Must(transport->CreateTopic("secured", 1));
+    const auto at = Must(transport->Publish("secured", {DataEvent(user.name)}));
+    CHECK(at[0].offset == published++);
+    const auto reader = Must(transport->Subscribe("secured", 0, at[0].offset));
+    MessageBatch batch;
+    while (batch.messages.empty()) Must(reader->Poll({}, &batch));
+    CHECK(batch.messages[0].event.data == user.name);
+    const auto member = Must(transport->Join("secured", "secured", user.name));
+    Must(member->Poll(std::chrono::milliseconds(10)));
+  }
+  // Not its authority, no TLS at all, TLS where there is none.
+  auto options = secured(users[0]);
+  options.properties["ssl.ca.location"] = folder + "/other-ca.pem";
+  Refused(KafkaTransport::Open(options), ErrorClass::kInvalid,
+          {"certificate", "kafka.ssl.ca.location"});
+  options = secured(users[0]);
+  options.properties["security.protocol"] = "PLAINTEXT";
+  options.timeout = std::chrono::milliseconds(1000);
+  Refused(KafkaTransport::Open(options), ErrorClass::kUnavailable, {"kafka.security.protocol"});
+  options = secured(users[0]);
+  options.properties["bootstrap.servers"] = "localhost:" + std::to_string(kPort);
+  Refused(KafkaTransport::Open(options), ErrorClass::kInvalid, {"SSL", "kafka.security.protocol"});
+  // No file there.
+  options = secured(users[0]);
+  options.properties["ssl.ca.location"] = folder + "/none.pem";
+  Refused(KafkaTransport::Open(options), ErrorClass::kInvalid, {"ssl.ca.location"});
+}
+
+TEST_CASE("no broker is there") {
+  auto options = Options();
+  options.properties["bootstrap.servers"] = "127.0.0.1:1";
+  options.timeout = std::chrono::milliseconds(1000);
+  Refused(KafkaTransport::Open(options), ErrorClass::kUnavailable,
+          {"127.0.0.1:1", "deploy/kafka start", "kafka.bootstrap.servers"});
+}
+
+// Answers every request for API versions as a broker that knows this one request alone, in its
+// oldest form, and nothing else. The first answer of a broker before 0.10 is even less.
+class OldBroker {
+ public:
+  explicit OldBroker(bool refuses_newer) : refuses_newer_(refuses_newer) {
+    listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    REQUIRE(bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+    REQUIRE(listen(listener_, 8) == 0);
+    socklen_t size = sizeof address;
+    getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
+    port_ = ntohs(address.sin_port);
+    thread_ = std::jthread([this](const std::stop_token& stop) { Run(stop); });
+  }
+  ~OldBroker() {
+    thread_ = {};
+    close(listener_);
+  }
+  int port() const { return port_; }
+
+ private:
+  void Run(const std::stop_token& stop) {
+    std::vector<pollfd> open{{listener_, POLLIN, 0}};
+    while (!stop.stop_requested()) {
+      constexpr int kStepMs = 50;
+      poll(open.data(), open.size(), kStepMs);
+      for (size_t i = 1; i < open.size(); ++i) {
+        if (open[i].revents != 0 && !Answer(open[i].fd)) open[i].fd = -1 - (close(open[i].fd), 0);
+      }
+      if (open[0].revents != 0) {
+        open.push_back({accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC), POLLIN, 0});
+      }
+    }
+    for (size_t i = 1; i < open.size(); ++i) {
+      if (open[i].fd >= 0) close(open[i].fd);
+    }
+  }
+  bool Answer(int fd) const {
+    uint32_t size;
+    if (recv(fd, &size, sizeof size, MSG_WAITALL) != sizeof size) return false;
+    std::string request(ntohl(size), '\0');
+    if (recv(fd, request.data(), request.size(), MSG_WAITALL) !=
+        static_cast<ssize_t>(request.size())) {
+      return false;
+    }
+    constexpr char kApiVersions = 18;
+    if (request[1] != kApiVersions) return true;  // not even an answer
+    // An error code, and (request, from, to) of what it knows.
+    using namespace std::string_literals;
+    constexpr char kUnsupportedVersion = 35;
+    std::string known = "\0\0\0\0\0\1\0\x12\0\0\0\0"s;
+    if (request[3] != 0 && refuses_newer_) known[1] = kUnsupportedVersion;
+    const std::string body = request.substr(4, 4) + known;
+    size = htonl(static_cast<uint32_t>(body.size()));
+    const std::string whole = std::string(reinterpret_cast<char*>(&size), sizeof size) + body;
+    return send(fd, whole.data(), whole.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(whole.size());
+  }
+
+  const bool refuses_newer_;
+  int listener_ = -1;
+  int port_ = 0;
+  std::jthread thread_;
+};
+
+TEST_CASE("a broker that is too old") {
+  for (const bool refuses_newer : {true, false}) {
+    CAPTURE(refuses_newer);
+    OldBroker old(refuses_newer);
+    auto options = Options();
+    options.properties["bootstrap.servers"] = "127.0.0.1:" + std::to_string(old.port());
+    options.timeout = std::chrono::milliseconds(2000);
+    Refused(KafkaTransport::Open(options), ErrorClass::kUnsupported, {"2.3"});
+  }
+}
+
+TEST_CASE("a producer that fails for good is followed by another one") {
+  const auto transport = Must(KafkaTransport::Open(Options()));
+  Must(transport->CreateTopic("fatal", 1));
+  constexpr uint64_t kBatch = 2000;
+  constexpr uint64_t kAfterwards = 5 * kBatch;
+  std::atomic<uint64_t> acknowledged{0};
+  std::atomic<uint64_t> errors{0};
+  std::atomic<bool> stop{false};
+  std::jthread publisher([&] {
+    while (!stop) {
+      std::vector<events::Event> batch;
+      for (uint64_t i = 0; i < kBatch; ++i) {
+        batch.push_back(DataEvent(std::to_string(acknowledged + i)));
+      }
+      const auto published = transport->Publish("fatal", batch);
+      if (published) {
+        acknowledged += kBatch;
+      } else if (published.error().Retryable()) {
+        ++errors;
+      } else {
+        FAIL_CHECK(published.error().Text());
+        return;
+      }
+    }
+  });
+  // Until it strikes in the middle of a publish.
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  uint64_t before;
+  do {
+    before = acknowledged;
+    transport->FailProducerForTest();
+    while (acknowledged < before + kBatch && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::yield();
+    }
+  } while (errors == 0 && std::chrono::steady_clock::now() < deadline);
+  before = acknowledged;
+  while (acknowledged < before + kAfterwards && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
+  stop = true;
+  publisher.join();
+  CHECK(errors > 0);
+  CHECK(acknowledged >= before + kAfterwards);
+  // All of them in order; what was tried again may be there twice.
+  const auto reader = Must(transport->Subscribe("fatal", 0, 0));
+  uint64_t seen = 0, wrong = 0;
+  MessageBatch batch;
+  while (seen < acknowledged) {
+    Must(reader->Poll({}, &batch));
+    for (const Message& message : batch.messages) {
+      const uint64_t number = std::stoull(std::string(message.event.data));
+      if (number > seen) ++wrong;
+      if (number == seen) ++seen;
+    }
+  }
+  CHECK(wrong == 0);
+}
+
+}  // namespace
+}  // namespace leat::bus

@@ -1,0 +1,284 @@
+// What only RabbitMQ has: retention of streams, queues that are there otherwise, TLS, what is
+// routed nowhere, alarms. One broker for all, and one that begins with an alarm.
+#include <amqp.h>
+#include <amqp_tcp_socket.h>
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <thread>
+
+#include "bus/rabbitmq/rabbitmq_transport.h"
+#include "tests/support/broker.h"
+#include "tests/support/test_support.h"
+
+namespace leat::bus {
+namespace {
+
+using test::DataEvent;
+using test::Must;
+
+constexpr int kPort = 19872;  // and two behind it
+constexpr int kTlsPort = kPort + 3;
+constexpr int kAlarmedPort = kPort + 10;
+constexpr auto kPatience = std::chrono::seconds(40);
+
+struct Node {
+  test::TempFolder certificates;
+  test::Broker broker;
+
+  Node() : broker("rabbitmq", kPort, Properties(certificates.path())) {}
+
+  static std::string Properties(const std::string& folder) {
+    REQUIRE(std::system((LEAT_SOURCE_DIR "/tests/support/certificates " + folder).c_str()) == 0);
+    return "listeners.ssl.1 = 127.0.0.1:" + std::to_string(kTlsPort) +
+           "\nssl_options.cacertfile = " + folder + "/ca.pem\nssl_options.certfile = " + folder +
+           "/server.pem\nssl_options.keyfile = " + folder +
+           "/server.key\nssl_options.verify = verify_peer\n"
+           "ssl_options.fail_if_no_peer_cert = false\n";
+  }
+};
+
+Node& TheNode() {
+  static Node node;
+  return node;
+}
+
+RabbitMqOptions Options() {
+  RabbitMqOptions options;
+  options.port = static_cast<uint16_t>(TheNode().broker.port());
+  options.timeout = std::chrono::milliseconds(5000);
+  return options;
+}
+
+template <typename T>
+void Refused(const Result<T>& result, ErrorClass error_class,
+             const std::vector<std::string>& named) {
+  REQUIRE_FALSE(result.has_value());
+  const std::string text = result.error().Text();
+  INFO(text);
+  CHECK(core::ErrorClassName(result.error().error_class) == core::ErrorClassName(error_class));
+  CHECK_FALSE(result.error().remedy.empty());
+  for (const auto& name : named) {
+    INFO(name);
+    CHECK(text.find(name) != std::string::npos);
+  }
+}
+
+// Somebody else at the broker.
+class Stranger {
+ public:
+  Stranger() : connection_(amqp_new_connection()) {
+    amqp_socket_t* const socket = amqp_tcp_socket_new(connection_);
+    REQUIRE(amqp_socket_open(socket, "127.0.0.1", TheNode().broker.port()) == AMQP_STATUS_OK);
+    constexpr int kFrameBytes = 131'072;
+    REQUIRE(
+        amqp_login(connection_, "/", 0, kFrameBytes, 0, AMQP_SASL_METHOD_PLAIN, "guest", "guest")
+            .reply_type == AMQP_RESPONSE_NORMAL);
+    amqp_channel_open(connection_, 1);
+    Good();
+  }
+  ~Stranger() { amqp_destroy_connection(connection_); }
+
+  void Declare(const std::string& queue) {
+    constexpr amqp_boolean_t kNo = 0, kDurable = 1;
+    amqp_queue_declare(connection_, 1, amqp_cstring_bytes(queue.c_str()), kNo, kDurable, kNo, kNo,
+                       amqp_empty_table);
+    Good();
+  }
+  void Delete(const std::string& queue) {
+    amqp_queue_delete(connection_, 1, amqp_cstring_bytes(queue.c_str()), 0, 0);
+    Good();
+  }
+
+ private:
+  void Good() { REQUIRE(amqp_get_rpc_reply(connection_).reply_type == AMQP_RESPONSE_NORMAL); }
+  amqp_connection_state_t connection_;
+};
+
+TEST_CASE("a topic that is there is checked against what was wanted") {
+  const auto transport = Must(RabbitMqTransport::Open(Options()));
+  const TopicOptions hour{.retention = std::chrono::hours(1)};
+  Must(transport->CreateTopic("kept", 2));
+  Must(transport->CreateTopic("hour", 2, hour));
+  Must(transport->CreateTopic("hour", 2, hour));
+  Refused(transport->CreateTopic("kept", 3), ErrorClass::kConflict,
+          {"kept", "2 partitions", "not 3"});
+  Refused(transport->CreateTopic("kept", 2, hour), ErrorClass::kConflict,
+          {"kept", "for ever", "3600000 ms"});
+  // Another process sees the same.
+  const auto other = Must(RabbitMqTransport::Open(Options()));
+  Must(other->CreateTopic("hour", 2, hour));
+  Refused(other->CreateTopic("hour", 2), ErrorClass::kConflict, {"hour", "for ever", "3600000 ms"});
+  // A queue that somebody made by hand.
+  Stranger().Declare("leat.taken.0");
+  Refused(transport->CreateTopic("taken", 1), ErrorClass::kConflict,
+          {"leat.taken.0", "406", "x-queue-type", "topics.prefix"});
+  Must(transport->CreateTopic("not-taken", 1));  // that was no harm to the rest
+}
+
+TEST_CASE("what is older than a topic's retention goes") {
+  const auto transport = Must(RabbitMqTransport::Open(Options()));
+  Must(transport->CreateTopic("brief", 1, {.retention = std::chrono::seconds(1)}));
+  const std::vector<events::Event> batch(4, DataEvent(std::string(1 << 20, 'x')));
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  Status polled;
+  while (polled && std::chrono::steady_clock::now() < deadline) {
+    Must(transport->PublishTo("brief", 0, batch));
+    const auto reader = Must(transport->Subscribe("brief", 0, 0));
+    MessageBatch got;
+    while ((polled = reader->Poll({}, &got)) && got.messages.empty()) {
+    }
+  }
+  Refused(polled, ErrorClass::kNotFound, {"leat.brief.0", "offset 0", "it begins at"});
+  // What is younger is there, and seeking to it is.
+  const auto at = Must(transport->Publish("brief", {DataEvent("young")}));
+  const auto reader = Must(transport->Subscribe("brief", 0, 0));
+  MessageBatch got;
+  while (reader->Poll({}, &got)) {
+  }
+  reader->Seek(at[0].offset);
+  while (got.messages.empty()) Must(reader->Poll({}, &got));
+  CHECK(got.messages[0].event.data == "young");
+}
+
+TEST_CASE("TLS and users") {
+  const std::string folder = TheNode().certificates.path();
+  auto secured = Options();
+  secured.host = "localhost";
+  secured.port = kTlsPort;
+  secured.tls = true;
+  secured.tls_ca_file = folder + "/ca.pem";
+  const auto use = [](const RabbitMqOptions& options, const std::string& topic) {
+    const auto transport = Must(RabbitMqTransport::Open(options));
+    Must(transport->CreateTopic(topic, 1));
+    const auto at = Must(transport->Publish(topic, {DataEvent("x")}));
+    const auto reader = Must(transport->Subscribe(topic, 0, at[0].offset));
+    MessageBatch batch;
+    while (batch.messages.empty()) Must(reader->Poll({}, &batch));
+    CHECK(batch.messages[0].event.data == "x");
+    const auto member = Must(transport->Join(topic, "secured", "a"));
+    CHECK(Must(member->Poll(kPatience)).held.size() == 1);
+  };
+  use(secured, "secured");
+  auto with_certificate = secured;
+  with_certificate.tls_certificate_file = folder + "/client.pem";
+  with_certificate.tls_key_file = folder + "/client.key";
+  use(with_certificate, "secured.client");
+
+  auto options = secured;
+  options.tls_ca_file = folder + "/other-ca.pem";
+  Refused(RabbitMqTransport::Open(options), ErrorClass::kInvalid,
+          {"localhost:" + std::to_string(kTlsPort), "certificate", "rabbitmq.tls_ca_file"});
+  options = secured;
+  options.tls_ca_file = folder + "/none.pem";
+  Refused(RabbitMqTransport::Open(options), ErrorClass::kInvalid, {"none.pem"});
+  options = secured;
+  options.port = kPort;
+  options.timeout = std::chrono::milliseconds(2000);
+  Refused(RabbitMqTransport::Open(options), ErrorClass::kUnavailable, {"rabbitmq.tls"});
+  options = secured;
+  options.tls = false;
+  options.timeout = std::chrono::milliseconds(2000);
+  Refused(RabbitMqTransport::Open(options), ErrorClass::kUnavailable, {"rabbitmq.tls"});
+
+  options = Options();
+  options.password = "wrong-secret";
+  const auto refused = RabbitMqTransport::Open(options);
+  Refused(refused, ErrorClass::kInvalid,
+          {"ACCESS_REFUSED", "rabbitmq.username", "rabbitmq.password"});
+  CHECK(refused.error().Text().find(options.password) == std::string::npos);
+  options = Options();
+  options.vhost = "nowhere";
+  Refused(RabbitMqTransport::Open(options), ErrorClass::kInvalid, {"nowhere", "rabbitmq.vhost"});
+}
+
+TEST_CASE("no broker is there") {
+  auto options = Options();
+  options.port = 1;
+  options.timeout = std::chrono::milliseconds(1000);
+  Refused(RabbitMqTransport::Open(options), ErrorClass::kUnavailable,
+          {"127.0.0.1:1", "deploy/rabbitmq start", "rabbitmq.port"});
+}
+
+TEST_CASE("what is routed nowhere is told to who published it") {
+  const auto transport = Must(RabbitMqTransport::Open(Options()));
+  Must(transport->CreateTopic("routed", 2));
+  Stranger().Delete("leat.routed.1");
+  std::atomic<int> wrong{0};
+  {
+    // The other partition's publishes are not concerned.
+    std::jthread other([&] {
+      for (int i = 0; i < 100; ++i) {
+        if (!transport->PublishTo("routed", 0, {DataEvent("x"), DataEvent("y")})) ++wrong;
+      }
+    });
+    for (int i = 0; i < 20; ++i) {
+      Refused(transport->PublishTo("routed", 1, {DataEvent("x")}), ErrorClass::kNotFound,
+              {"create its topic"});
+    }
+  }
+  CHECK(wrong == 0);
+}
+
+// Takes room on the disk, so that the broker's alarm begins; it ends with the object.
+class Ballast {
+ public:
+  Ballast(const std::string& path, uint64_t bytes) : path_(path) {
+    const int file = open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    REQUIRE(file >= 0);
+    REQUIRE(posix_fallocate(file, 0, static_cast<off_t>(bytes)) == 0);
+    close(file);
+  }
+  ~Ballast() { std::filesystem::remove(path_); }
+
+ private:
+  const std::string path_;
+};
+
+TEST_CASE("publishers wait while the broker has an alarm, and go on after it") {
+  // Other processes use the disk, too: by far less than this, one hopes.
+  constexpr uint64_t kBallastBytes = 6ull << 30;
+  test::TempFolder folder;
+  const uint64_t before = std::filesystem::space(folder.path()).available;
+  if (before < 2 * kBallastBytes) {
+    MESSAGE("not run: it needs 12 GiB on the disk for a moment");
+    return;
+  }
+  auto ballast = std::make_unique<Ballast>(folder.Sub("ballast"), kBallastBytes);
+  test::Broker broker(
+      "rabbitmq", kAlarmedPort,
+      "disk_free_limit.absolute = " + std::to_string(before - kBallastBytes / 2) + "\n");
+  RabbitMqOptions options;
+  options.port = kAlarmedPort;
+  options.timeout = std::chrono::milliseconds(500);
+  options.confirm_timeout = std::chrono::milliseconds(1000);
+  {
+    // A connection is blocked behind its first message, which is the first of the list of topics.
+    const auto transport = Must(RabbitMqTransport::Open(options));
+    Refused(transport->CreateTopic("waited", 1), ErrorClass::kUnavailable,
+            {"no confirm within 1000 ms", "the broker has an alarm", "low on disk"});
+  }
+
+  options.timeout = std::chrono::milliseconds(5000);
+  options.confirm_timeout = std::chrono::duration_cast<std::chrono::milliseconds>(kPatience);
+  std::atomic<bool> done{false};
+  std::jthread publisher([&] {
+    const auto transport = Must(RabbitMqTransport::Open(options));
+    Must(transport->CreateTopic("waited", 1));
+    Must(transport->Publish("waited", {DataEvent("x")}));
+    done = true;
+  });
+  constexpr auto kWaits = std::chrono::seconds(1);  // to see that nothing happens
+  std::this_thread::sleep_for(kWaits);
+  CHECK_FALSE(done);
+  ballast.reset();
+  publisher.join();
+  CHECK(done);
+}
+
+}  // namespace
+}  // namespace leat::bus
