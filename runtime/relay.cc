@@ -201,7 +201,7 @@ class Rebuild {
   Evolver* const evolver_;
   bus::Subscriber* const transport_;
   const RunnerOptions& input_;
-  const std::function<void(uint64_t)>& progress_;
+  const std::function<void(uint64_t)> progress_;
   std::vector<events::Event> decision_;  // read, and not whole yet
   uint64_t applied_ = 0;                 // offset behind the newest cause; 0: there was none
   std::optional<eventstore::LogCursor> cursor_;  // of what is checked

@@ -236,7 +236,7 @@ class Sampler:
             best = None
             for process in self.deployment.processes.values():
                 try:
-                    with open(os.path.join(process.leat.data, "server"), encoding="utf-8") as file:
+                    with open(os.path.join(process.leat.data, "server.json"), encoding="utf-8") as file:
                         address = json.load(file)
                     with urllib.request.urlopen(f"http://127.0.0.1:{address['port']}/health", timeout=0.5) as answer:
                         value = json.load(answer)["balances"]["applied"]
@@ -263,21 +263,30 @@ def disturbed(world, rounds):
     splits = {"p1": ("--role", "ingest,ledger,gateway", "--standby"),
               "p2": ("--role", "ledger,balances,gateway", "--standby"),
               "p3": ("--role", "ingest,balances,gateway", "--standby")}
-    chains = list(range(1, rounds + 1))
+    chains = []
     done = {"kills": 0, "pauses": 0}
+    plan = []
     with Deployment(world, splits) as deployment:
         deployment.wait_owned()
         sampler = Sampler(deployment)
         print(f"  {'round':>5} {'victim':<7} {'how':<5} {'at ms':>6} {'events/s before':>16} {'during 5 s':>11} {'after':>8} {'round s':>8}")
-        for number in chains:
-            victim = world.random.choice(["p1", "p2", "p3", "broker"])
-            how = "kill" if victim == "broker" or world.random.random() < 0.7 else "pause"
-            delay_s = world.random.uniform(0.05, 1.5)
+        while sum(done.values()) < rounds:
+            number = len(chains) + 1
+            require(number < 5 * rounds + 20, f"only {done} came while something was to be done")
+            chains.append(number)
+            if not plan:  # few rounds, and each sort all the same
+                plan = [("p1", "kill"), ("p2", "pause"), ("p3", "kill"), ("broker", "kill"),
+                        (world.random.choice(["p1", "p3"]), "pause")]
+                world.random.shuffle(plan)
+            victim, how = plan.pop()
+            delay_s = world.random.uniform(0.2, 1.5)
             begun = time.monotonic()
             load = subprocess.Popen(ingest(deployment.user, world.genesis, number), stdout=subprocess.DEVNULL,
                                     stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
             time.sleep(delay_s)
             at = time.monotonic() - sampler.begun
+            if load.poll() is None:
+                done["kills" if how == "kill" else "pauses"] += 1
             if victim == "broker":
                 world.broker.call("kill")
                 world.broker.call("start")
@@ -304,7 +313,6 @@ def disturbed(world, rounds):
                 load = subprocess.Popen(ingest(deployment.user, world.genesis, number), stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
             end = time.monotonic() - sampler.begun
-            done["kills" if how == "kill" else "pauses"] += 1
             print(f"  {number:>5} {victim:<7} {how:<5} {delay_s * 1000:>6.0f} {sampler.rate(begun - sampler.begun, at):>16,.0f} "
                   f"{sampler.rate(at, at + 5):>11,.0f} {sampler.rate(at + 5, end):>8,.0f} {time.monotonic() - begun:>8.1f}", flush=True)
         sampler.stop()
