@@ -16,6 +16,9 @@ namespace {
 constexpr std::string_view kComponent = "kafka";
 // Commits wait for so long, and are sent together.
 constexpr auto kStep = std::chrono::milliseconds(100);
+// After trouble it is asked whether it is over.
+constexpr auto kAskPause = std::chrono::milliseconds(1000);
+constexpr auto kAskTimeout = std::chrono::milliseconds(500);
 constexpr auto kCommitRetryPause = std::chrono::milliseconds(500);
 // How long the last commit of a membership that ends is waited for.
 constexpr auto kFarewell = std::chrono::milliseconds(1000);
@@ -92,6 +95,7 @@ class KafkaMembership final : public Membership {
   void Trouble(int error, const std::string& text);
   void Committed(rd_kafka_resp_err_t error, const rd_kafka_topic_partition_list_t* offsets);
   void SendCommits();
+  void AskWhetherOver();
   // Gives back what was revoked, once its owner has released all of it.
   void Unassign();
 
@@ -104,6 +108,7 @@ class KafkaMembership final : public Membership {
   List revoked_;  // not given back yet
   bool committing_ = false;
   std::chrono::steady_clock::time_point commit_again_;
+  std::chrono::steady_clock::time_point ask_again_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -175,6 +180,7 @@ void KafkaMembership::Serve(const std::stop_token& stop) {
     step();
     SendCommits();
     Unassign();
+    AskWhetherOver();
   }
   commit_again_ = {};
   const auto deadline = std::chrono::steady_clock::now() + kFarewell;
@@ -285,6 +291,23 @@ void KafkaMembership::Trouble(int error, const std::string& text) {
     progress_.clear();
   }
   changed_.notify_all();
+}
+
+// The library tells when brokers are away, and not when they are back.
+void KafkaMembership::AskWhetherOver() {
+  const auto now = std::chrono::steady_clock::now();
+  {
+    std::lock_guard lock(mutex_);
+    if (trouble_ || now < ask_again_) return;
+  }
+  const rd_kafka_metadata_t* metadata = nullptr;
+  const auto asked =
+      rd_kafka_metadata(handle_, 0, nullptr, &metadata, static_cast<int>(kAskTimeout.count()));
+  ask_again_ = std::chrono::steady_clock::now() + kAskPause;
+  if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) return;
+  rd_kafka_metadata_destroy(metadata);
+  std::lock_guard lock(mutex_);
+  trouble_ = {};
 }
 
 void KafkaMembership::SendCommits() {
