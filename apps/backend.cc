@@ -242,7 +242,9 @@ class LocalBackend final : public CallingBackend {
 
 Result<std::unique_ptr<Backend>> OpenBackend(const NodeOptions& options, Folder folder,
                                              Pipeline pipeline) {
-  if (folder == Folder::kMustExist && !std::filesystem::exists(options.data + "/format")) {
+  // On a broker there is something to ask whatever lies on this machine.
+  const bool on_broker = !options.transport.name.empty() && options.transport.name != "embedded";
+  if (folder == Folder::kMustExist && !on_broker && !std::filesystem::exists(options.data + "/format")) {
     return Fail(ErrorClass::kNotFound, "there is no data folder at " + options.data,
                 "name one with --data, or make one by ingesting or publishing");
   }

@@ -31,6 +31,50 @@ Status Topics(const Context& context, bool as_json) {
   return {};
 }
 
+Status Cluster(const Context& context, bool as_json) {
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist, Pipeline::kIsRead));
+  LEAT_ASSIGN(const std::string answer, backend->Call("GET", "/api/cluster"));
+  if (as_json) {
+    Print(answer + "\n");
+    return {};
+  }
+  const json reply = json::parse(answer);
+  if (reply["instances"].empty()) Print("no process serves\n");
+  for (const json& instance : reply["instances"]) {
+    Print(Text(instance["instance"]) +
+          (instance["address"].is_null() ? "" : " on http://" + Text(instance["address"])) + "\n");
+    for (const json& part : instance["parts"]) {
+      const bool claimed = part["epoch"] != 0;
+      Print("  " + Text(part["role"]) + "-" + Text(part["partition"]) + ": " + Text(part["state"]) +
+            (claimed ? ", epoch " + Text(part["epoch"]) : "") + "\n");
+    }
+  }
+  return {};
+}
+
+Status Lag(const Context& context, bool as_json) {
+  LEAT_ASSIGN(const auto backend, OpenBackend(context.node, Folder::kMustExist, Pipeline::kIsRead));
+  LEAT_ASSIGN(const std::string answer, backend->Call("GET", "/api/lag"));
+  if (as_json) {
+    Print(answer + "\n");
+    return {};
+  }
+  const json reply = json::parse(answer);
+  for (const json& part : reply["lag"]) {
+    const std::string name = Text(part["role"]) + "-" + Text(part["partition"]);
+    if (part["instance"].is_null()) {
+      Print(name + ": nobody works on it; " + Text(part["topic"]) + " ends at " +
+            core::WithThousands(part["end"].get<uint64_t>()) + "\n");
+      continue;
+    }
+    Print(name + ": " + core::WithThousands(part["lag"].get<uint64_t>()) + " behind, at " +
+          core::WithThousands(part["done"].get<uint64_t>()) + " of " +
+          core::WithThousands(part["end"].get<uint64_t>()) + " in " + Text(part["topic"]) + ", " +
+          Text(part["state"]) + " by " + Text(part["instance"]) + "\n");
+  }
+  return {};
+}
+
 struct StreamsOptions {
   std::string log;
   std::string prefix;
@@ -177,6 +221,21 @@ void AddTopics(CLI::App* app, Context* context) {
   auto as_json = std::make_shared<bool>(false);
   command->add_flag("--json", *as_json, "Print JSON");
   command->callback([=] { context->run = [=] { return Topics(*context, *as_json); }; });
+}
+
+void AddCluster(CLI::App* app, Context* context) {
+  auto* command = app->add_subcommand("cluster", "Show which process serves which partitions");
+  auto as_json = std::make_shared<bool>(false);
+  command->add_flag("--json", *as_json, "Print JSON");
+  command->callback([=] { context->run = [=] { return Cluster(*context, *as_json); }; });
+}
+
+void AddLag(CLI::App* app, Context* context) {
+  auto* command =
+      app->add_subcommand("lag", "Show how far each role is behind its input, partition by partition");
+  auto as_json = std::make_shared<bool>(false);
+  command->add_flag("--json", *as_json, "Print JSON");
+  command->callback([=] { context->run = [=] { return Lag(*context, *as_json); }; });
 }
 
 void AddStreams(CLI::App* app, Context* context) {

@@ -28,6 +28,8 @@ void AddRequest(CLI::App* app, Context* context);
 void AddReplay(CLI::App* app, Context* context);
 void AddQuery(CLI::App* app, Context* context);
 void AddTopics(CLI::App* app, Context* context);
+void AddCluster(CLI::App* app, Context* context);
+void AddLag(CLI::App* app, Context* context);
 void AddStreams(CLI::App* app, Context* context);
 void AddVerify(CLI::App* app, Context* context);
 void AddProject(CLI::App* app, Context* context);

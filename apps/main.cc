@@ -65,6 +65,8 @@ int main(int argc, char** argv) {
   leat::apps::AddReplay(&app, &context);
   leat::apps::AddQuery(&app, &context);
   leat::apps::AddTopics(&app, &context);
+  leat::apps::AddCluster(&app, &context);
+  leat::apps::AddLag(&app, &context);
   leat::apps::AddStreams(&app, &context);
   leat::apps::AddVerify(&app, &context);
   leat::apps::AddProject(&app, &context);

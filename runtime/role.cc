@@ -11,6 +11,8 @@ constexpr auto kCommitInterval = std::chrono::seconds(1);
 constexpr auto kRetryPause = std::chrono::milliseconds(500);
 // Whoever took it over may well be in the right: by then the membership has heard of it.
 constexpr auto kFencedPause = std::chrono::milliseconds(2000);
+// Less than any session: a broker forgets nobody in it.
+constexpr auto kFencedSoon = std::chrono::milliseconds(5000);
 // How often a part that is at work is looked after.
 constexpr auto kLook = std::chrono::milliseconds(100);
 
@@ -192,6 +194,7 @@ void Role::RunMembership(const std::stop_token& stop, bus::Transport* transport,
     return {};
   };
   auto committed = std::chrono::steady_clock::now();
+  auto joined_at = committed;
   const auto rest_all = [&] {
     for (const auto& host : hosts_) SetTarget(host.get(), idle());
   };
@@ -204,6 +207,7 @@ void Role::RunMembership(const std::stop_token& stop, bus::Transport* transport,
         failed_ = std::move(joined);
         return;
       }
+      joined_at = std::chrono::steady_clock::now();
     }
     const auto share = membership->Poll(kMembershipStep);
     if (!share) {
@@ -211,7 +215,9 @@ void Role::RunMembership(const std::stop_token& stop, bus::Transport* transport,
       core::LogError(group, share.error().Text());
       rest_all();
       membership.reset();
-      if (share.error().error_class == ErrorClass::kConflict) {  // another process has our name
+      // Another process has our name: the newer one gives in. Or it was ourselves, before the broker went away.
+      const auto lasted = std::chrono::steady_clock::now() - joined_at;
+      if (share.error().error_class == ErrorClass::kConflict && lasted < kFencedSoon) {
         std::lock_guard lock(mutex_);
         failed_ = std::unexpected(share.error());
         return;

@@ -66,8 +66,9 @@ class OnBroker(Leat):
 
 
 def owned_by(leat):
-    """How many events the topics hold, claims among them."""
-    return {topic["topic"]: topic["events"] for topic in leat.json("topics")["topics"]}
+    """How many events the topics with an owner hold, claims among them."""
+    return {topic["topic"]: topic["events"] for topic in leat.json("topics")["topics"]
+            if topic["topic"] in ("chain.blocks", "ledger.entries")}
 
 
 class World:
@@ -276,7 +277,8 @@ def refused(world):
     leat = Leat(world.arguments.leat, os.path.join(world.folder, "refused"))
     broker = world.arguments.broker
     away = {"kafka": "kafka.bootstrap.servers=127.0.0.1:1", "rabbitmq": "rabbitmq.port=1"}[broker]
-    leat.error("--transport", broker, "--set", away, "topics", mentions=["no data folder"])
+    leat.error("topics", mentions=["no data folder"])
+    leat.error("--transport", broker, "--set", away, "topics", mentions=["no broker answers"])
     ingest = ("ingest", "ethereum-etl", world.genesis, "--chain", CHAIN)
     leat.error("--transport", broker, "--set", away, *ingest,
                mentions=["127.0.0.1:1", "no broker answers", f"deploy/{broker} start"])

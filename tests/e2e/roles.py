@@ -1,0 +1,351 @@
+#!/usr/bin/env python3
+"""Roles as processes on a broker: any split of them comes to the same as one process, whoever is killed or paused.
+
+usage: roles.py --broker kafka|rabbitmq --leat BIN --sample DIR [--port N] [--rounds N] [--seed N]
+
+Starts the broker by the project's own script on a port of its own, and wipes it at the end. A round ingests a chain (the same
+facts under another name) through three processes that share the roles, and at a random moment kills -9 or pauses one of
+them, or kills the broker; what was killed is started again. In the end the ordered log of every decider and every balance are
+those of an undisturbed run on the embedded transport. Rounds: 5, with LEAT_FULL=1 100. The seed is printed, and repeats a run
+as far as the machine lets it.
+"""
+
+import argparse
+import base64
+import glob
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+
+from brokers import ROOT, World, outcome
+from harness import Failed, Leat, equal, require
+
+READY_S = 60
+RECOVERY_S = 180
+SAMPLE_S = 0.2
+
+
+def chain(number):
+    return f"eip155:{number}"
+
+
+class Process:
+    """`leat serve --role ...`: one of those that share the work."""
+
+    def __init__(self, leat, name, *arguments):
+        self.leat, self.name, self.arguments = leat, name, arguments
+        self.process = None
+        self.paused = False
+        self.log_path = leat.data + ".log"
+        self.start()
+
+    def start(self):
+        with open(self.log_path, "ab") as log:
+            # A port of its own choice is told to others by the data folder.
+            self.process = subprocess.Popen(self.leat.command("serve", "--instance", self.name, "--port", 0, *self.arguments),
+                                            stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def kill(self):
+        self.resume()
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self):
+        self.paused = True
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        if self.paused:
+            self.paused = False
+            self.process.send_signal(signal.SIGCONT)
+
+    def stop(self):
+        self.resume()
+        self.process.send_signal(signal.SIGTERM)
+        require(self.process.wait(60) == 0, f"{self.name} ended with {self.process.returncode}: {self.log()[-2000:]}")
+
+    def log(self):
+        with open(self.log_path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+
+class Deployment:
+    """Processes on one broker, and a data folder of somebody who asks them."""
+
+    def __init__(self, world, splits, settings=()):
+        self.world = world
+        self.user = world.on_broker()
+        self.user.settings += [part for setting in settings for part in ("--set", setting)]
+        self.processes = {}
+        for name, arguments in splits.items():
+            self.processes[name] = Process(self.of(name), name, *arguments)
+
+    def of(self, name):
+        other = self.world.on_broker()
+        other.prefix, other.settings = self.user.prefix, self.user.settings
+        return other
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        for process in self.processes.values():
+            if kind is None:
+                process.stop()
+            else:
+                process.kill()
+                print(f"---- {process.name}\n{process.log()[-3000:]}")
+
+    def owners(self):
+        """(role, partition) -> instances that say they own it."""
+        owners = {}
+        for instance in self.user.json("cluster")["instances"]:
+            for part in instance["parts"]:
+                if part["state"] == "owned":
+                    owners.setdefault((part["role"], part["partition"]), []).append(instance["instance"])
+        return owners
+
+    def wait_until(self, condition, what, timeout_s=READY_S):
+        deadline = time.monotonic() + timeout_s
+        begun = time.monotonic()
+        while time.monotonic() < deadline:
+            if condition():
+                return time.monotonic() - begun
+        raise Failed(f"{what}: not within {timeout_s} s; owners {self.owners()}")
+
+    def wait_owned(self, partitions=1):
+        roles = ("ingest", "ledger", "balances")
+        wanted = {(role, i) for role in roles for i in range(partitions)}
+        return self.wait_until(lambda: set(self.owners()) == wanted, "every partition is owned")
+
+
+def ingest(leat, facts, number):
+    return leat.command("ingest", "ethereum-etl", facts, "--chain", chain(number))
+
+
+def expected_of(world, chains):
+    """On the embedded transport, undisturbed: each chain's state, and the ordered digests."""
+    leat = Leat(world.arguments.leat, os.path.join(world.folder, f"embedded-{len(chains)}"))
+    for number in chains:
+        leat.ok("ingest", "ethereum-etl", world.genesis, "--chain", chain(number))
+    return state_of(leat, chains)
+
+
+def state_of(leat, chains):
+    return {**{chain(number): leat.state_hash("--chain", chain(number)) for number in chains},
+            **{topic: leat.log_digest("--topic", topic) for topic in ("chain.blocks", "ledger.entries")}}
+
+
+def split(world):
+    """Every role in a process of its own."""
+    parts = {f"only-{role}": ("--role", role) for role in ("ingest", "ledger", "balances", "gateway")}
+    with Deployment(world, parts) as deployment:
+        deployment.wait_owned()
+        deployment.user.ingest(world.genesis)
+        one = Leat(world.arguments.leat, os.path.join(world.folder, "embedded"))
+        one.ingest(world.genesis)
+        equal(outcome(deployment.user), outcome(one), "every role in a process of its own")
+        # The gateway has no part of its own, and answers all the same.
+        gateway = deployment.processes["only-gateway"].leat
+        equal(gateway.state_hash(), one.state_hash(), "the whole state through the gateway")
+        equal(gateway.json("query", "supply"), one_without_incarnation(gateway, one), "the supply through the gateway")
+        lag = gateway.json("lag")["lag"]
+        equal([part["lag"] for part in lag], [0, 0, 0], "lag")
+        if world.broker.name == "kafka":
+            deployment.wait_until(lambda: all(one == 0 for one in kafka_lag(world, deployment.user)), "Kafka's own tool sees no lag")
+        reply = gateway.json("request", "leat.requests.balances", "--type", "gateway.request_forwarded.v1",
+                             "--data", json.dumps({"method": "GET", "target": "/api/supply"}))
+        equal(reply["type"], "gateway.request_answered.v1", "a request by hand")
+        answer = json.loads(base64.b64decode(reply["data"]["body"]))
+        equal(answer["supply"], one.json("query", "supply")["supply"], "and its answer")
+
+
+def one_without_incarnation(gateway, one):
+    """The embedded answer with the position of the broker's, which counts claims, too."""
+    answer = one.json("query", "supply")
+    answer["as_of"]["position"] = gateway.json("query", "supply")["as_of"]["position"]
+    return answer
+
+
+def kafka_lag(world, leat):
+    """The lag of every role's group as Kafka's own tool prints it."""
+    tools, = glob.glob(os.path.join(ROOT, ".brokers", "kafka-jars-*", "kafka-tools-[0-9]*.jar"))
+    out = subprocess.run(["java", "-cp", os.path.join(os.path.dirname(tools), "*"), "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+                          "--bootstrap-server", f"127.0.0.1:{world.broker.port}", "--describe", "--all-groups"],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    rows = [line.split() for line in out.stdout.splitlines() if line.startswith(leat.prefix + "leat.")]
+    require(rows or out.returncode == 0, out.stderr)
+    lags = {row[0]: row[5] for row in rows}
+    return [int(lags[leat.prefix + "leat." + role]) if lags.get(leat.prefix + "leat." + role, "-").isdigit() else None
+            for role in ("ingest", "ledger", "balances")]
+
+
+def shared(world):
+    """Two processes share four partitions; when one dies the other has them all."""
+    chains = [1, 2, 3, 4, 5, 6]
+    with Deployment(world, {"left": ("--standby",), "right": ("--standby",)}, ["topics.partitions=4"]) as deployment:
+        deployment.wait_owned(4)
+        deployment.wait_until(lambda: [len(of) for of in by_instance(deployment)] == [6, 6], "each has half of every role")
+        for number in chains:
+            deployment.user.ok("ingest", "ethereum-etl", world.genesis, "--chain", chain(number))
+        one = expected_of(world, chains)
+        both = {chain(number): deployment.user.state_hash("--chain", chain(number)) for number in chains}
+        equal(both, {name: one[name] for name in both}, "balances of chains on four partitions")
+        deployment.processes["left"].kill()
+        took = deployment.wait_until(lambda: by_instance(deployment) == [deployment_all(4)], "the other has all")
+        again = {chain(number): deployment.user.state_hash("--chain", chain(number)) for number in chains}
+        equal(again, both, "answers of the one that took over")
+        deployment.processes["left"].start()
+        deployment.wait_until(lambda: [len(of) for of in by_instance(deployment)] == [6, 6], "each has half again")
+        return took
+
+
+def deployment_all(partitions):
+    return {(role, i) for role in ("ingest", "ledger", "balances") for i in range(partitions)}
+
+
+def by_instance(deployment):
+    """What each instance owns; nothing while two claim the same."""
+    owned = {}
+    for part, owners in deployment.owners().items():
+        if len(owners) != 1:
+            return []
+        owned.setdefault(owners[0], set()).add(part)
+    return [owned[name] for name in sorted(owned)]
+
+
+class Sampler:
+    """Entries that the balances have, as whoever answers sees them."""
+
+    def __init__(self, deployment):
+        self.deployment, self.samples, self.running = deployment, [], True
+        self.begun = time.monotonic()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while self.running:
+            best = None
+            for process in self.deployment.processes.values():
+                try:
+                    with open(os.path.join(process.leat.data, "server"), encoding="utf-8") as file:
+                        address = json.load(file)
+                    with urllib.request.urlopen(f"http://127.0.0.1:{address['port']}/health", timeout=0.5) as answer:
+                        value = json.load(answer)["balances"]["applied"]
+                    best = value if best is None else max(best, value)
+                except (OSError, ValueError, KeyError):
+                    continue
+            if best is not None:
+                self.samples.append((time.monotonic() - self.begun, best))
+            time.sleep(SAMPLE_S)
+
+    def stop(self):
+        self.running = False
+        self.thread.join()
+
+    def rate(self, begin, end):
+        seen = [(at, value) for at, value in self.samples if begin <= at <= end]
+        if len(seen) < 2 or seen[-1][0] == seen[0][0]:
+            return 0
+        return max(0, seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0])
+
+
+def disturbed(world, rounds):
+    """kill -9 of a random process or of the broker, and pauses, under load."""
+    splits = {"p1": ("--role", "ingest,ledger,gateway", "--standby"),
+              "p2": ("--role", "ledger,balances,gateway", "--standby"),
+              "p3": ("--role", "ingest,balances,gateway", "--standby")}
+    chains = list(range(1, rounds + 1))
+    done = {"kills": 0, "pauses": 0}
+    with Deployment(world, splits) as deployment:
+        deployment.wait_owned()
+        sampler = Sampler(deployment)
+        print(f"  {'round':>5} {'victim':<7} {'how':<5} {'at ms':>6} {'events/s before':>16} {'during 5 s':>11} {'after':>8} {'round s':>8}")
+        for number in chains:
+            victim = world.random.choice(["p1", "p2", "p3", "broker"])
+            how = "kill" if victim == "broker" or world.random.random() < 0.7 else "pause"
+            delay_s = world.random.uniform(0.05, 1.5)
+            begun = time.monotonic()
+            load = subprocess.Popen(ingest(deployment.user, world.genesis, number), stdout=subprocess.DEVNULL,
+                                    stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+            time.sleep(delay_s)
+            at = time.monotonic() - sampler.begun
+            if victim == "broker":
+                world.broker.call("kill")
+                world.broker.call("start")
+            elif how == "kill":
+                deployment.processes[victim].kill()
+                deployment.processes[victim].start()
+            else:
+                deployment.processes[victim].pause()
+                # For longer than a session or a lease: another one takes over meanwhile.
+                time.sleep(world.random.uniform(7, 9))
+                deployment.processes[victim].resume()
+            deadline = begun + RECOVERY_S
+            while True:
+                try:
+                    _, errors = load.communicate(timeout=max(1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    load.kill()
+                    raise Failed(f"round {number}: the ingest did not go on within {RECOVERY_S} s") from None
+                if load.returncode == 0:
+                    break
+                # It says what went wrong; what it had not been told is done by trying again.
+                require(b"leat: error:" in errors and time.monotonic() < deadline,
+                        f"round {number}: ingest ended with {load.returncode}: {errors.decode()[-1500:]}")
+                load = subprocess.Popen(ingest(deployment.user, world.genesis, number), stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+            end = time.monotonic() - sampler.begun
+            done["kills" if how == "kill" else "pauses"] += 1
+            print(f"  {number:>5} {victim:<7} {how:<5} {delay_s * 1000:>6.0f} {sampler.rate(begun - sampler.begun, at):>16,.0f} "
+                  f"{sampler.rate(at, at + 5):>11,.0f} {sampler.rate(at + 5, end):>8,.0f} {time.monotonic() - begun:>8.1f}", flush=True)
+        sampler.stop()
+        equal(state_of(deployment.user, chains), expected_of(world, chains), f"after {rounds} rounds")
+    print(f"  {done['kills']} kills and {done['pauses']} pauses: nothing lost, nothing twice, and in the same order", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--broker", choices=["kafka", "rabbitmq"], required=True)
+    parser.add_argument("--leat", required=True)
+    parser.add_argument("--sample", required=True)
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--only", choices=["split", "shared", "disturbed"])
+    parser.add_argument("--rounds", type=int, default=100 if os.environ.get("LEAT_FULL") == "1" else 5)
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("LEAT_SEED", "1")))
+    arguments = parser.parse_args()
+    arguments.port = arguments.port or {"kafka": 19412, "rabbitmq": 19912}[arguments.broker]
+    print(f"{arguments.broker}: {arguments.rounds} rounds, seed {arguments.seed} (LEAT_SEED)", flush=True)
+    folder = tempfile.mkdtemp(prefix="leat-roles-")
+    world = World(arguments, folder)
+    world.random = random.Random(arguments.seed)
+    try:
+        world.broker.call("start")
+        if arguments.only in (None, "split"):
+            split(world)
+            print("  every role in a process of its own: balances and log as in one process", flush=True)
+        if arguments.only in (None, "shared"):
+            took = shared(world)
+            print(f"  two processes share four partitions; one killed, the other has all after {took:.1f} s", flush=True)
+        if arguments.only in (None, "disturbed"):
+            disturbed(world, arguments.rounds)
+    except Failed as error:
+        print(f"FAILED: {error}", flush=True)
+        print(f"the folder is kept: {folder}")
+        world.broker.call("stop")
+        return 1
+    world.broker.call("wipe")
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
