@@ -16,6 +16,12 @@ namespace {
 constexpr std::string_view kComponent = "kafka";
 // Commits wait for so long, and are sent together.
 constexpr auto kStep = std::chrono::milliseconds(100);
+// An answer to a join that was lost with its broker leaves the group with a newer member of our
+// name, which is we; for so long after trouble that is taken for it.
+constexpr auto kTakenForAnother = std::chrono::seconds(30);
+// After trouble it is asked whether it is over.
+constexpr auto kAskPause = std::chrono::milliseconds(1000);
+constexpr auto kAskTimeout = std::chrono::milliseconds(500);
 constexpr auto kCommitRetryPause = std::chrono::milliseconds(500);
 // How long the last commit of a membership that ends is waited for.
 constexpr auto kFarewell = std::chrono::milliseconds(1000);
@@ -39,13 +45,18 @@ struct ListDeleter {
 };
 using List = std::unique_ptr<rd_kafka_topic_partition_list_t, ListDeleter>;
 
+bool IsOfConnection(int error) {
+  return error == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || error == RD_KAFKA_RESP_ERR__TRANSPORT ||
+         error == RD_KAFKA_RESP_ERR__TIMED_OUT || error == RD_KAFKA_RESP_ERR__RESOLVE;
+}
+
 class KafkaMembership final : public Membership {
  public:
-  KafkaMembership(GroupNames names, std::string instance)
-      : names_(std::move(names)), instance_(std::move(instance)) {}
+  KafkaMembership(MakeConsumer make, GroupNames names, std::string instance)
+      : make_(std::move(make)), names_(std::move(names)), instance_(std::move(instance)) {}
   ~KafkaMembership() override;
 
-  Status Start(const MakeConsumer& make);
+  Status Start();
 
   Result<Share> Poll(std::chrono::milliseconds timeout) override;
   Status Release(uint32_t partition) override;
@@ -86,27 +97,42 @@ class KafkaMembership final : public Membership {
     static_cast<KafkaMembership*>(opaque)->Committed(error, offsets);
   }
 
+  // Of the thread, once there is one.
+  Status Open();
+  void Close();
+  void Reopen();
+
   void Serve(const std::stop_token& stop);
   void Assigned(const rd_kafka_topic_partition_list_t& partitions);
   void Revoked(const rd_kafka_topic_partition_list_t& partitions);
   void Trouble(int error, const std::string& text);
   void Committed(rd_kafka_resp_err_t error, const rd_kafka_topic_partition_list_t* offsets);
+  // Ends the wait of the thread.
+  void Yield() {
+    std::lock_guard lock(mutex_);
+    if (queue_ != nullptr) rd_kafka_queue_yield(queue_);
+  }
   void SendCommits();
+  void AskWhetherOver();
   // Gives back what was revoked, once its owner has released all of it.
   void Unassign();
 
+  const MakeConsumer make_;
   const GroupNames names_;
   const std::string instance_;
-  rd_kafka_t* handle_ = nullptr;
-  rd_kafka_queue_t* queue_ = nullptr;
 
   // Of the thread.
-  List revoked_;  // not given back yet
+  rd_kafka_t* handle_ = nullptr;
+  bool reopen_ = false;
+  std::optional<std::chrono::steady_clock::time_point> troubled_;  // last
+  List revoked_;                                                   // not given back yet
   bool committing_ = false;
   std::chrono::steady_clock::time_point commit_again_;
+  std::chrono::steady_clock::time_point ask_again_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
+  rd_kafka_queue_t* queue_ = nullptr;      // of the handle; guarded by mutex_
   Share share_;                            // guarded by mutex_
   Share told_;                             // guarded by mutex_
   std::map<uint32_t, Progress> progress_;  // guarded by mutex_; of what is held, or not given back
@@ -116,7 +142,13 @@ class KafkaMembership final : public Membership {
   std::jthread thread_;
 };
 
-Status KafkaMembership::Start(const MakeConsumer& make) {
+Status KafkaMembership::Start() {
+  LEAT_TRY(Open());
+  thread_ = std::jthread([this](const std::stop_token& stop) { Serve(stop); });
+  return {};
+}
+
+Status KafkaMembership::Open() {
   const auto prepare = [this](rd_kafka_conf_t* conf) {
     char text[kErrorTextMax] = "";
     // What makes it this membership is not the user's to set.
@@ -136,28 +168,53 @@ Status KafkaMembership::Start(const MakeConsumer& make) {
     rd_kafka_conf_set_error_cb(conf, OnError);
     rd_kafka_conf_set_opaque(conf, this);
   };
-  LEAT_ASSIGN(handle_, make(kDefaults, prepare));
+  LEAT_ASSIGN(handle_, make_(kDefaults, prepare));
   rd_kafka_poll_set_consumer(handle_);
-  queue_ = rd_kafka_queue_get_consumer(handle_);
+  {
+    std::lock_guard lock(mutex_);
+    queue_ = rd_kafka_queue_get_consumer(handle_);
+  }
   const List topics(rd_kafka_topic_partition_list_new(1));
   rd_kafka_topic_partition_list_add(topics.get(), names_.topic.c_str(), RD_KAFKA_PARTITION_UA);
   const auto subscribed = rd_kafka_subscribe(handle_, topics.get());
   if (subscribed != RD_KAFKA_RESP_ERR_NO_ERROR) {
     return Broken("joining group " + names_.group, subscribed);
   }
-  thread_ = std::jthread([this](const std::stop_token& stop) { Serve(stop); });
   return {};
 }
 
 KafkaMembership::~KafkaMembership() {
   if (thread_.joinable()) {
     thread_.request_stop();
-    rd_kafka_queue_yield(queue_);
+    Yield();
     thread_.join();
   }
-  if (queue_ != nullptr) rd_kafka_queue_destroy(queue_);
+  Close();
+}
+
+void KafkaMembership::Close() {
+  {
+    std::lock_guard lock(mutex_);
+    if (queue_ != nullptr) rd_kafka_queue_destroy(queue_);
+    queue_ = nullptr;
+  }
   // A static member does not leave, and closing in order would wait for a broker that may be away.
   if (handle_ != nullptr) rd_kafka_destroy_flags(handle_, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+  handle_ = nullptr;
+}
+
+void KafkaMembership::Reopen() {
+  reopen_ = false;
+  core::LogWarning(kComponent, names_.group + ": the broker took this member for another one of "
+                                              "its name: it joins again");
+  Close();
+  revoked_.reset();
+  committing_ = false;
+  auto opened = Open();
+  if (opened) return;
+  std::lock_guard lock(mutex_);
+  failure_ = std::move(opened);
+  changed_.notify_all();
 }
 
 void KafkaMembership::Serve(const std::stop_token& stop) {
@@ -172,10 +229,14 @@ void KafkaMembership::Serve(const std::stop_token& stop) {
     rd_kafka_message_destroy(message);
   };
   while (!stop.stop_requested()) {
+    if (reopen_) Reopen();
+    if (handle_ == nullptr) return;
     step();
     SendCommits();
     Unassign();
+    AskWhetherOver();
   }
+  if (reopen_) return;
   commit_again_ = {};
   const auto deadline = std::chrono::steady_clock::now() + kFarewell;
   do {
@@ -252,7 +313,17 @@ void KafkaMembership::Unassign() {
 void KafkaMembership::Trouble(int error, const std::string& text) {
   char fatal[kErrorTextMax] = "";
   const auto fatal_error = rd_kafka_fatal_error(handle_, fatal, sizeof fatal);
+  const auto now = std::chrono::steady_clock::now();
   Status failure;
+  if (fatal_error == RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID && troubled_ &&
+      now < *troubled_ + kTakenForAnother) {
+    reopen_ = true;
+    std::lock_guard lock(mutex_);
+    share_ = {};
+    progress_.clear();
+    changed_.notify_all();
+    return;
+  }
   if (fatal_error == RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID) {
     failure = SameInstance(names_.group, instance_);
   } else if (fatal_error != RD_KAFKA_RESP_ERR_NO_ERROR) {
@@ -271,6 +342,7 @@ void KafkaMembership::Trouble(int error, const std::string& text) {
                       "set kafka.session.timeout.ms to what the broker's "
                       "group.min.session.timeout.ms and group.max.session.timeout.ms allow");
   }
+  if (failure && IsOfConnection(error)) troubled_ = now;
   {
     std::lock_guard lock(mutex_);
     if (failure) {
@@ -285,6 +357,23 @@ void KafkaMembership::Trouble(int error, const std::string& text) {
     progress_.clear();
   }
   changed_.notify_all();
+}
+
+// The library tells when brokers are away, and not when they are back.
+void KafkaMembership::AskWhetherOver() {
+  const auto now = std::chrono::steady_clock::now();
+  {
+    std::lock_guard lock(mutex_);
+    if (trouble_ || now < ask_again_) return;
+  }
+  const rd_kafka_metadata_t* metadata = nullptr;
+  const auto asked =
+      rd_kafka_metadata(handle_, 0, nullptr, &metadata, static_cast<int>(kAskTimeout.count()));
+  ask_again_ = std::chrono::steady_clock::now() + kAskPause;
+  if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) return;
+  rd_kafka_metadata_destroy(metadata);
+  std::lock_guard lock(mutex_);
+  trouble_ = {};
 }
 
 void KafkaMembership::SendCommits() {
@@ -347,7 +436,7 @@ Status KafkaMembership::Release(uint32_t partition) {
     told_.to_release.erase(partition);
     last = share_.to_release.empty();
   }
-  if (last) rd_kafka_queue_yield(queue_);
+  if (last) Yield();
   return {};
 }
 
@@ -362,8 +451,8 @@ Status KafkaMembership::Commit(uint32_t partition, uint64_t next) {
 
 Result<std::unique_ptr<Membership>> JoinGroup(const MakeConsumer& make, const GroupNames& names,
                                               std::string instance) {
-  auto membership = std::make_unique<KafkaMembership>(names, std::move(instance));
-  LEAT_TRY(membership->Start(make));
+  auto membership = std::make_unique<KafkaMembership>(make, names, std::move(instance));
+  LEAT_TRY(membership->Start());
   return membership;
 }
 

@@ -20,7 +20,8 @@ struct GroupNames {
 // A thread of its own serves the membership, so it lasts however long its owner is busy; once the
 // owner calls nothing any more it holds its partitions all the same. `instance` is how the user
 // knows the member. Destroying it sends no farewell: the member has its partitions back at once
-// when it comes back within session.timeout.ms, and others get them after that. Errors: kInvalid.
+// when it comes back within session.timeout.ms, and others get them after that. It uses `make` as long as
+// it lives. Errors: kInvalid.
 Result<std::unique_ptr<Membership>> JoinGroup(const MakeConsumer& make, const GroupNames& names,
                                               std::string instance);
 

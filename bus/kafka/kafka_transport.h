@@ -29,7 +29,7 @@ struct KafkaOptions {
   std::chrono::milliseconds timeout{10'000};
 };
 
-// Thread-safe. Subscriptions must be gone before it is destroyed.
+// Thread-safe. Subscriptions and memberships must be gone before it is destroyed.
 class KafkaTransport final : public Transport {
  public:
   // Errors: kInvalid (a property), kUnavailable (no broker answered, or it refused the

@@ -16,8 +16,6 @@ namespace {
 using Time = std::chrono::steady_clock::time_point;
 
 constexpr amqp_channel_t kChannel = 1;
-// The broker closes a channel that keeps a message unacknowledged for half an hour.
-constexpr auto kRenewEvery = std::chrono::minutes(5);
 constexpr size_t kQueueNameBytesMax = 255;
 // In heartbeats: what is held without a sign of the broker is lost after the first; a member of the
 // same name, whose process was frozen or cut off, is gone after the second.
@@ -307,7 +305,7 @@ Status LeaseLink::OnTick(Connection* connection) {
   uint32_t candidates = 1;
   LEAT_TRY(Candidates(connection, leases_.front(), &candidates));
   for (Lease& lease : leases_) {
-    if (!lease.token || now < lease.renewed + kRenewEvery) continue;
+    if (!lease.token || now < lease.renewed + options_.lease_renewal) continue;
     // It comes back to the active consumer, which is this one.
     LEAT_TRY(GiveBack(connection, *lease.token));
     lease.token.reset();

@@ -28,6 +28,9 @@ struct RabbitMqOptions {
   // The same for the connections of memberships in groups: a member that is frozen or cut off is
   // replaced after two to three of them.
   int lease_heartbeat_s = 2;
+  // A lease's token is put back and taken again so often: well before the broker's consumer_timeout
+  // (half an hour), after which it would close the channel.
+  std::chrono::milliseconds lease_renewal{300'000};
   bool tls = false;
   std::string tls_ca_file;  // PEM; these three are used with tls only
   std::string tls_certificate_file;

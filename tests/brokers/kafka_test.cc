@@ -23,7 +23,7 @@ using test::ClassOf;
 using test::DataEvent;
 using test::Must;
 
-constexpr int kPort = 19392;
+constexpr int kPort = 19492;
 constexpr int kTlsPort = kPort + 2;
 // With older ones brokers from 4.0 on refuse every user.
 constexpr int kScramWithKafka4 = 0x020601ff;
@@ -233,6 +233,20 @@ TEST_CASE("no broker is there") {
   options.timeout = std::chrono::milliseconds(1000);
   Refused(KafkaTransport::Open(options), ErrorClass::kUnavailable,
           {"127.0.0.1:1", "deploy/kafka start", "kafka.bootstrap.servers"});
+}
+
+TEST_CASE("a member whose owner is busy stays a member") {
+  auto options = Options();
+  options.properties["session.timeout.ms"] = "6000";
+  options.properties["max.poll.interval.ms"] = "6000";
+  const auto transport = Must(KafkaTransport::Open(options));
+  Must(transport->CreateTopic("busy", 1));
+  const auto busy = Must(transport->Join("busy", "workers", "busy"));
+  REQUIRE(Must(busy->Poll(kPatience)).held.size() == 1);
+  const auto other = Must(transport->Join("busy", "workers", "other"));
+  // For longer than the interval nobody asks the first one.
+  CHECK(Must(other->Poll(std::chrono::milliseconds(8000))).held.empty());
+  CHECK(Must(busy->Poll(std::chrono::milliseconds(0))) == Share{{0}, {}});
 }
 
 // Answers every request for API versions as a broker that knows this one request alone, in its

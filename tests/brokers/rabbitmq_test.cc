@@ -21,7 +21,7 @@ namespace {
 using test::DataEvent;
 using test::Must;
 
-constexpr int kPort = 19872;  // and two behind it
+constexpr int kPort = 19972;  // and two behind it
 constexpr int kTlsPort = kPort + 3;
 constexpr int kAlarmedPort = kPort + 10;
 constexpr auto kPatience = std::chrono::seconds(40);
@@ -222,6 +222,19 @@ TEST_CASE("what is routed nowhere is told to who published it") {
     }
   }
   CHECK(wrong == 0);
+}
+
+TEST_CASE("a lease that is renewed stays where it is") {
+  auto options = Options();
+  options.lease_renewal = std::chrono::milliseconds(1);  // at every look of the member
+  const auto transport = Must(RabbitMqTransport::Open(options));
+  Must(transport->CreateTopic("renewed", 1));
+  const auto holder = Must(transport->Join("renewed", "workers", "holder"));
+  REQUIRE(Must(holder->Poll(kPatience)).held.size() == 1);
+  const auto other = Must(transport->Join("renewed", "workers", "other"));
+  // Three renewals at least; nothing is told of them.
+  CHECK(Must(other->Poll(std::chrono::milliseconds(3500))).held.empty());
+  CHECK(Must(holder->Poll(std::chrono::milliseconds(0))) == Share{{0}, {}});
 }
 
 // Takes room on the disk, so that the broker's alarm begins; it ends with the object.

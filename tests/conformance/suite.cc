@@ -924,17 +924,19 @@ void GroupBrokerAway(Case& c) {
   c.Topic("away", kPartitions);
   Member one(c, "away", "one");
   Until(c, "it has all", [&] { return one.Step() == All(kPartitions); });
-  c.harness().broker()->Run("stop");
-  Told("a member without a broker knows", Until(c, "all is lost", [&] {
-         return one.Step().empty();
-       }));
-  Result<bus::Share> polled;
-  Until(c, "the error says why", [&] { return !(polled = one.membership().Poll(kGroupStep)); });
-  c.Refused(polled, ErrorClass::kUnavailable, "");
-  c.harness().broker()->Run("start");
-  Told("it has its share again", Until(c, "it has all again", [&] {
-         return one.Step() == All(kPartitions);
-       }));
+  for (const char* const verb : {"stop", "kill"}) {
+    c.harness().broker()->Run(verb);
+    Told("a member without a broker knows", Until(c, "all is lost", [&] {
+           return one.Step().empty();
+         }));
+    Result<bus::Share> polled;
+    Until(c, "the error says why", [&] { return !(polled = one.membership().Poll(kGroupStep)); });
+    c.Refused(polled, ErrorClass::kUnavailable, "");
+    c.harness().broker()->Run("start");
+    Told("it has its share again", Until(c, "it has all again", [&] {
+           return one.Step() == All(kPartitions);
+         }));
+  }
 }
 
 // What a reader had not committed when it went, the next one reads again.
