@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "events/registry.h"
 #include "eventstore/reader.h"
 #include "runtime/inbox.h"
 
@@ -78,15 +79,19 @@ Result<std::unique_ptr<EventReader>> EventReader::Open(const EventQuery& query,
 }
 
 bool EventReader::Source::Counts(const bus::Message& message) {
-  // Read from somewhere in the middle, the first event of an owner tells where its log is.
+  // Read from somewhere in the middle, the first event of an owner tells where its log is; so it does behind events of
+  // nobody's, of which repetitions are shown here.
   const uint64_t epoch = message.event.position ? runtime::EpochOf(message.event.source) : 0;
-  if (input.epoch == 0 && input.next == 0 && message.offset > 0 && epoch > 0) {
+  const bool in_the_middle = input.epoch == 0 && input.next == 0 && message.offset > 0;
+  if (epoch > 0 && (in_the_middle || (epoch == input.epoch && unowned))) {
     input.epoch = epoch;
     input.next_position = *message.event.position;
+    unowned = false;
   }
+  unowned |= epoch == 0 && input.epoch == 0 && message.event.type != events::kShardClaimed;
   input.next = message.offset;
   // What the services would stop at is shown: it is what somebody wants to look at.
-  const auto admission = runtime::Admit(topic, message, &input);
+  const auto admission = runtime::Admit(topic, message, &input, nullptr);
   return !admission || admission->counts();
 }
 

@@ -56,6 +56,7 @@ class EventReader {
     uint64_t end = 0;
     std::unique_ptr<bus::Subscription> subscription;
     runtime::InputPosition input;  // what of the partition counts
+    bool unowned = false;          // there were events before its first claim
     bool Counts(const bus::Message& message);
   };
   EventReader() = default;

@@ -121,6 +121,7 @@ Status DeciderRunner::Start() {
     LEAT_TRY(RebuildFromLog(shard_, decider_, options_, end.incarnation, nullptr));
   }
   LEAT_ASSIGN(position_, shard_->Input(options_.topic, options_.partition));
+  LEAT_TRY(shard_->ReadWindow(options_.topic, options_.partition, &window_));
   LEAT_TRY(CheckIncarnation(*shard_, options_, position_, end));
   position_.incarnation = end.incarnation;
   status_.Begin(position_.next);
@@ -140,7 +141,7 @@ Status DeciderRunner::Run(std::stop_token stop) {
   bus::PollLimits limits;
   Decision decision;
   const auto commit = [&]() -> Status {
-    shard_->SetInput(options_.topic, options_.partition, position_);
+    shard_->SetInput(options_.topic, options_.partition, position_, &window_);
     // Events are synced before anybody sees them; a commit of positions alone need not be.
     LEAT_TRY(shard_->Commit(shard_->log()->StagedBytes() > 0));
     status_.Advance(position_.next);
@@ -159,7 +160,8 @@ Status DeciderRunner::Run(std::stop_token stop) {
       if (shard_->log()->StagedBytes() > 0 && decider_->NeedsLog(message.event)) {
         LEAT_TRY(commit());  // before the position moves behind this message
       }
-      LEAT_ASSIGN(const Admission admission, Admit(options_.topic, message, &position_));
+      LEAT_ASSIGN(const Admission admission,
+                  Admit(options_.topic, message, &position_, &window_));
       if (admission.verdict == Verdict::kRejected) {
         const auto reject = [&] {
           return SendToDeadLetters(input_, options_.topic, options_.partition, message, admission.problem);

@@ -66,6 +66,7 @@ class DeciderRunner {
   bus::Transport* const input_;
   const RunnerOptions options_;
   InputPosition position_;
+  Window window_;
   RunnerStatus status_;
   std::jthread thread_;
 };

@@ -79,7 +79,7 @@ Result<Claim> ReadClaim(const events::EventView& event) {
 }
 
 Result<Admission> Admit(std::string_view topic, const bus::Message& message,
-                        InputPosition* position) {
+                        InputPosition* position, Window* window) {
   const auto pass = [] { return Admission{Verdict::kPassedOver, {}}; };
   if (message.offset < position->next) return pass();  // a poll may begin before it
   if (message.offset > position->next) return Gap(topic, "offset", position->next, message.offset);
@@ -101,6 +101,12 @@ Result<Admission> Admit(std::string_view topic, const bus::Message& message,
     if (position->epoch > 0) {
       return Admission{Verdict::kRejected, "it is not from the partition's owner but from \"" +
                                                std::string(event.source.substr(0, 128)) + "\""};
+    }
+    if (window != nullptr && !event.source.starts_with(kSourcePrefix) &&
+        !window->Add(event.source, events::EventId(event))) {
+      core::Log(core::LogLevel::kDebug, topic,
+                "offset " + std::to_string(message.offset) + " is a repetition");
+      return pass();
     }
     ++position->next_position;
     return Admission{};

@@ -10,6 +10,7 @@
 #include "bus/bus.h"
 #include "core/result.h"
 #include "runtime/shard.h"
+#include "runtime/window.h"
 
 namespace leat::runtime {
 
@@ -44,11 +45,13 @@ struct Admission {
 // - an event of an owner (an epoch in its source, and a position) counts when it is of the newest
 //   epoch and the next one of its log: a lower epoch is what an owner wrote who had lost the
 //   partition, a lower position is a repetition, a higher one comes again behind what it lacks;
-// - any other event counts while nobody has claimed the partition, and is rejected from then on;
-//   so is what is no event.
-// Errors: kCorrupt for a gap of offsets.
+// - any other event counts while nobody has claimed the partition, unless the window holds its
+//   source and id: then it is a repetition; it is rejected from the first claim on. So is what is
+//   no event. What a shard's log gives of itself, mounted, is numbered and needs no window.
+// The window belongs to the position: whoever reads the partition from its beginning comes to the
+// same. Null: repetitions count. Errors: kCorrupt for a gap of offsets.
 Result<Admission> Admit(std::string_view topic, const bus::Message& message,
-                        InputPosition* position);
+                        InputPosition* position, Window* window);
 
 inline constexpr std::string_view kDeadLettersSuffix = ".dead";
 // Publishes what was rejected, with its original bytes, as runtime.dead_lettered.v1 to topic

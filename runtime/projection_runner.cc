@@ -20,6 +20,7 @@ void ProjectionRunner::Stop() {
 Status ProjectionRunner::Start() {
   LEAT_TRY(shard_->Abandon());
   LEAT_ASSIGN(position_, shard_->Input(options_.topic, options_.partition));
+  LEAT_TRY(shard_->ReadWindow(options_.topic, options_.partition, &window_));
   LEAT_ASSIGN(const auto end, input_->End(options_.topic, options_.partition));
   if (position_.next > end.offset ||
       (position_.incarnation != 0 && end.incarnation != 0 &&
@@ -28,6 +29,7 @@ Status ProjectionRunner::Start() {
                                          " is another one than was applied: building anew");
     LEAT_TRY(shard_->ClearRows());
     position_ = {};
+    window_ = {};
   }
   position_.incarnation = end.incarnation;
   LEAT_TRY(projection_->Load(shard_->state()));
@@ -60,7 +62,7 @@ std::shared_ptr<const View> ProjectionRunner::view() const {
 }
 
 Status ProjectionRunner::Commit() {
-  shard_->SetInput(options_.topic, options_.partition, position_);
+  shard_->SetInput(options_.topic, options_.partition, position_, &window_);
   // Not synced: after a power loss the rows and the position beside them are older together.
   LEAT_TRY(shard_->Commit(false));
   PublishView();
@@ -81,7 +83,8 @@ Status ProjectionRunner::Run(std::stop_token stop) {
     LEAT_TRY(PollWithRetry(stop, shard_->name(), subscription.get(), limits, &batch));
     for (const bus::Message& message : batch.messages) {
       if (message.offset >= options_.stop_at) break;
-      LEAT_ASSIGN(const Admission admission, Admit(options_.topic, message, &position_));
+      LEAT_ASSIGN(const Admission admission,
+                  Admit(options_.topic, message, &position_, &window_));
       if (admission.verdict == Verdict::kRejected) {
         const auto reject = [&] {
           return SendToDeadLetters(input_, options_.topic, options_.partition, message, admission.problem);

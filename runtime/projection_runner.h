@@ -61,6 +61,7 @@ class ProjectionRunner {
   bus::Transport* const input_;
   const RunnerOptions options_;
   InputPosition position_;
+  Window window_;
   RunnerStatus status_;
   mutable std::mutex mutex_;
   std::shared_ptr<const View> view_;  // guarded by mutex_

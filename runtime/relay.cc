@@ -107,7 +107,7 @@ class Rebuild {
   Status Commit() {
     if (applied_ > 0) {
       LEAT_TRY(FollowInput());
-      shard_->SetInput(input_.topic, input_.partition, input_position_);
+      shard_->SetInput(input_.topic, input_.partition, input_position_, &input_window_);
     }
     return shard_->HasStaged() ? shard_->Commit(true) : Status();
   }
@@ -169,6 +169,7 @@ class Rebuild {
   Status FollowInput() {
     if (input_subscription_ == nullptr) {
       LEAT_ASSIGN(input_position_, shard_->Input(input_.topic, input_.partition));
+      LEAT_TRY(shard_->ReadWindow(input_.topic, input_.partition, &input_window_));
       LEAT_ASSIGN(const auto end, transport_->End(input_.topic, input_.partition));
       input_position_.incarnation = end.incarnation;
       LEAT_ASSIGN(input_subscription_,
@@ -190,7 +191,7 @@ class Rebuild {
                     "restore the topic from a backup");
       }
       for (const bus::Message& message : batch.messages) {
-        LEAT_TRY(Admit(input_.topic, message, &input_position_));
+        LEAT_TRY(Admit(input_.topic, message, &input_position_, &input_window_));
       }
     }
     return {};
@@ -206,6 +207,7 @@ class Rebuild {
   uint64_t applied_ = 0;                 // offset behind the newest cause; 0: there was none
   std::optional<eventstore::LogCursor> cursor_;  // of what is checked
   InputPosition input_position_;
+  Window input_window_;
   std::unique_ptr<bus::Subscription> input_subscription_;
 };
 
@@ -217,7 +219,8 @@ namespace {
 // log. `rows` of an interrupted rebuild are there afterwards.
 Result<InputPosition> PrepareToRead(Shard* shard, Evolver* evolver, bus::Transport* transport,
                                     const std::string& own_topic, uint32_t own_partition,
-                                    const RunnerOptions& input, bus::PartitionEnd* end) {
+                                    const RunnerOptions& input, bus::PartitionEnd* end,
+                                    Window* window) {
   LEAT_TRY(shard->Abandon());
   LEAT_ASSIGN(const bool rebuilding, shard->Rebuilding());
   if (rebuilding) LEAT_TRY(RebuildFromLog(shard, evolver, input, 0, nullptr));
@@ -226,6 +229,9 @@ Result<InputPosition> PrepareToRead(Shard* shard, Evolver* evolver, bus::Transpo
   if (read.next > end->offset ||
       (read.incarnation != 0 && end->incarnation != 0 && read.incarnation != end->incarnation)) {
     read = {};
+    shard->ForgetInput(own_topic, own_partition);
+  } else {
+    LEAT_TRY(shard->ReadWindow(own_topic, own_partition, window));
   }
   read.incarnation = end->incarnation;
   return read;
@@ -238,8 +244,9 @@ Result<bool> FollowTopic(const std::stop_token& stop, Shard* shard, Evolver* evo
                          uint32_t own_partition, const RunnerOptions& input,
                          RunnerStatus* status) {
   bus::PartitionEnd end;
+  Window window;
   LEAT_ASSIGN(InputPosition read, PrepareToRead(shard, evolver, transport, own_topic,
-                                                own_partition, input, &end));
+                                                own_partition, input, &end, &window));
   LEAT_ASSIGN(auto subscription, transport->Subscribe(own_topic, own_partition, read.next));
   std::stop_callback wake(stop, [&] { subscription->Wake(); });
   Rebuild rebuild(shard, evolver, transport, input, nullptr);
@@ -250,7 +257,7 @@ Result<bool> FollowTopic(const std::stop_token& stop, Shard* shard, Evolver* evo
     LEAT_TRY(PollWithRetry(stop, shard->name(), subscription.get(), {}, &batch));
     for (const bus::Message& message : batch.messages) {
       const uint64_t position = read.next_position;
-      LEAT_ASSIGN(const Admission admission, Admit(own_topic, message, &read));
+      LEAT_ASSIGN(const Admission admission, Admit(own_topic, message, &read, &window));
       if (admission.counts()) {
         LEAT_ASSIGN(const bool same, rebuild.Take(own_topic, message.event, position));
         if (!same) return false;
@@ -259,7 +266,8 @@ Result<bool> FollowTopic(const std::stop_token& stop, Shard* shard, Evolver* evo
     }
     const bool more = batch.messages.size() == bus::PollLimits().messages_max;
     if (more || whole.next == committed) continue;
-    shard->SetInput(own_topic, own_partition, whole);
+    // What the window gained lies before `whole`: events of nobody's are no part of a decision.
+    shard->SetInput(own_topic, own_partition, whole, &window);
     LEAT_TRY(Retry(stop, shard->name(), [&] { return rebuild.Commit(); }));
     committed = whole.next;
     status->Advance(shard->log()->size());
@@ -273,8 +281,9 @@ Result<std::optional<Ownership>> ClaimTopic(const std::stop_token& stop, Shard* 
                                             const RunnerOptions& input,
                                             const std::function<void(uint64_t)>& progress) {
   bus::PartitionEnd end;
+  Window window;
   LEAT_ASSIGN(InputPosition read, PrepareToRead(shard, evolver, transport, own_topic,
-                                                own_partition, input, &end));
+                                                own_partition, input, &end, &window));
   LEAT_ASSIGN(auto subscription, transport->Subscribe(own_topic, own_partition, read.next));
   Rebuild rebuild(shard, evolver, transport, input, progress);
   const std::string instance = NewInstance();
@@ -307,7 +316,7 @@ Result<std::optional<Ownership>> ClaimTopic(const std::stop_token& stop, Shard* 
       const bool is_claim =
           message.event.type == events::kShardClaimed && message.offset == read.next;
       const uint64_t epoch_before = read.epoch;
-      LEAT_ASSIGN(const Admission admission, Admit(own_topic, message, &read));
+      LEAT_ASSIGN(const Admission admission, Admit(own_topic, message, &read, &window));
       if (admission.counts()) {
         LEAT_ASSIGN(const bool same, rebuild.Take(own_topic, message.event, position));
         if (!same) return std::nullopt;
@@ -317,7 +326,7 @@ Result<std::optional<Ownership>> ClaimTopic(const std::stop_token& stop, Shard* 
       if (claim.instance == instance && read.epoch == ownership.epoch &&
           epoch_before < ownership.epoch) {
         LEAT_TRY(rebuild.Finish());
-        shard->SetInput(own_topic, own_partition, read);
+        shard->SetInput(own_topic, own_partition, read, &window);
         LEAT_TRY(shard->Commit(true));
         ownership.read = read;
         return ownership;
@@ -429,7 +438,7 @@ Status Relay::ReadBack(bus::Subscription* subscription, std::chrono::millisecond
   bus::MessageBatch batch;
   LEAT_TRY(subscription->Poll(limits, &batch));
   for (const bus::Message& message : batch.messages) {
-    LEAT_TRY(Admit(topic_, message, &read_));
+    LEAT_TRY(Admit(topic_, message, &read_, nullptr));
     if (read_.epoch != epoch_) {
       return Fail(ErrorClass::kConflict,
                   "another owner has taken over partition " + std::to_string(partition_) + " of " +

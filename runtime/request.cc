@@ -224,11 +224,10 @@ Status CheckInstanceName(std::string_view instance) {
 
 class Requester::Impl {
  public:
-  Impl(bus::Transport* transport, std::string instance, const core::Clock& clock)
+  Impl(bus::Transport* transport, std::string_view instance, const core::Clock& clock)
       : transport_(transport),
         clock_(clock),
-        reply_topic_(std::string(kRepliesPrefix) + instance),
-        source_("leat/" + std::move(instance)) {}
+        reply_topic_(std::string(kRepliesPrefix) + std::string(instance)) {}
   ~Impl() {
     Stop();
     thread_ = {};  // joined before the outbox, whose thread calls into this object, too
@@ -279,7 +278,6 @@ class Requester::Impl {
   bus::Transport* const transport_;
   const core::Clock& clock_;
   const std::string reply_topic_;
-  const std::string source_;
   std::unique_ptr<bus::Subscription> subscription_;
   std::mutex mutex_;
   std::map<std::string, Pending, std::less<>> pending_;  // by id; guarded by mutex_
@@ -301,7 +299,7 @@ void Requester::Impl::Ask(const std::string& topic, const events::Event& request
   const std::string id = events::EventId(view).empty() ? core::NewUuid() : events::EventId(view);
   const std::string expiry = core::FormatTime(now_us + Micros(options.timeout));
   view.id = id;
-  if (view.source.empty()) view.source = source_;
+  if (view.source.empty()) view.source = reply_topic_;
   if (view.time_us == 0) view.time_us = now_us;
   std::erase_if(view.extensions, [](const auto& one) {
     return one.first == kReplyToAttribute || one.first == kExpiryTimeAttribute;
@@ -475,7 +473,7 @@ Result<std::unique_ptr<Requester>> Requester::Open(bus::Transport* transport,
                                                    std::string_view instance,
                                                    const core::Clock& clock) {
   LEAT_TRY(CheckInstanceName(instance));
-  auto impl = std::make_unique<Impl>(transport, std::string(instance), clock);
+  auto impl = std::make_unique<Impl>(transport, instance, clock);
   LEAT_TRY(impl->Open());
   return std::unique_ptr<Requester>(new Requester(std::move(impl)));
 }

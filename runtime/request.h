@@ -58,11 +58,12 @@ class Requester {
   // As Stop, and waits for the threads.
   ~Requester();
 
-  // The reply, or the error that it brings. A request without id, source or time is given them;
-  // while one is under way, its id is taken. Without an answer it is published again and again,
-  // until the timeout. Errors: kUnavailable (none came in time), kNotFound (no such topic or
-  // partition), kConflict (the topic has an owner; a request of this id is under way), kExhausted
-  // (kRequestsInFlightMax, kReplyBytesMax), kInvalid, and what the answering service says.
+  // The reply, or the error that it brings. A request without id, time or source is given them, the
+  // reply topic as its source; while one is under way, its id is taken. Without an answer it is
+  // published again and again, until the timeout. Errors: kUnavailable (none came in time),
+  // kNotFound (no such topic or partition), kConflict (the topic has an owner; a request of this id
+  // is under way), kExhausted (kRequestsInFlightMax, kReplyBytesMax), kInvalid, and what the
+  // answering service says.
   Result<events::Event> Ask(const std::string& topic, const events::Event& request,
                             const AskOptions& options = {});
   // The same without waiting: `done` is called once, from any thread, and may have been when this

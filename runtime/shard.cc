@@ -1,5 +1,7 @@
 #include "runtime/shard.h"
 
+#include <algorithm>
+
 #include "core/bytes.h"
 
 namespace leat::runtime {
@@ -10,10 +12,16 @@ using eventstore::Database;
 using eventstore::Family;
 
 constexpr std::string_view kInputPrefix = "input/";
+// In Family::kKeys: how many events there ever were, and behind a '/' the entries by their numbers modulo kWindowEvents.
+constexpr std::string_view kWindowPrefix = "window/";
 constexpr std::string_view kRebuildingKey = "rebuilding";
 
 std::string InputKey(std::string_view topic, uint32_t partition) {
   return std::string(kInputPrefix) + std::string(topic) + "/" + std::to_string(partition);
+}
+
+std::string WindowKey(std::string_view topic, uint32_t partition) {
+  return std::string(kWindowPrefix) + std::string(topic) + "/" + std::to_string(partition);
 }
 
 std::string Pack(const InputPosition& position) {
@@ -65,9 +73,61 @@ Result<InputPosition> Shard::Input(std::string_view topic, uint32_t partition) c
   return position;
 }
 
-void Shard::SetInput(std::string_view topic, uint32_t partition, const InputPosition& position) {
+Status Shard::ReadWindow(std::string_view topic, uint32_t partition, Window* window) const {
+  *window = {};
+  std::string value;
+  const std::string key = WindowKey(topic, partition);
+  LEAT_ASSIGN(const bool found, database_->Get(Family::kKeys, key, &value));
+  if (!found) return {};
+  const auto damaged = [&] {
+    return Fail(ErrorClass::kCorrupt, name() + ": the window of " + std::string(topic) + " cannot be read");
+  };
+  core::ByteReader reader(value);
+  if (!reader.TakeVarint(&window->count_)) return damaged();
+  window->staged_ = window->count_;
+  window->ring_.resize(std::min<uint64_t>(window->count_, kWindowEvents));
+  const std::string prefix = key + "/";
+  Database::IterateOptions options;
+  options.upper_bound = eventstore::PrefixEnd(prefix);
+  const auto rows = database_->NewIterator(Family::kKeys, options);
+  for (rows->Seek(prefix); rows->Valid(); rows->Next()) {
+    const std::string_view place = rows->key().substr(prefix.size());
+    const std::string_view entry = rows->value();
+    if (place.size() != sizeof(uint32_t) || entry.size() != Window::Key::kSize) return damaged();
+    const uint32_t at = core::LoadBigEndian32(place.data());
+    if (at >= window->ring_.size()) break;  // of a window from before it was forgotten
+    window->ring_[at] = Window::Key::From(entry);
+    window->known_.insert(window->ring_[at]);
+  }
+  LEAT_TRY(rows->status());
+  if (window->known_.size() != window->ring_.size()) return damaged();
+  return {};
+}
+
+void Shard::ForgetInput(std::string_view topic, uint32_t partition) {
+  state_->batch_.Delete(Family::kMeta, InputKey(topic, partition));
+  state_->batch_.Delete(Family::kKeys, WindowKey(topic, partition));
+  staged_ = true;
+}
+
+void Shard::SetInput(std::string_view topic, uint32_t partition, const InputPosition& position,
+                     Window* window) {
   state_->batch_.Put(Family::kMeta, InputKey(topic, partition), Pack(position));
   staged_ = true;
+  if (window == nullptr || window->staged_ == window->count_) return;
+  const std::string key = WindowKey(topic, partition);
+  const uint64_t in_ring = window->ring_.size();
+  for (uint64_t number = std::max(window->staged_, window->count_ - in_ring);
+       number < window->count_; ++number) {
+    const auto at = static_cast<uint32_t>(number % kWindowEvents);
+    std::string place = key + "/";
+    core::AppendBigEndian32(at, &place);
+    state_->batch_.Put(Family::kKeys, place, window->ring_[at].View());
+  }
+  std::string count;
+  core::AppendVarint(window->count_, &count);
+  state_->batch_.Put(Family::kKeys, key, count);
+  window->staged_ = window->count_;
 }
 
 Status Shard::Commit(bool sync) {
@@ -103,6 +163,7 @@ Status Shard::ClearRows() {
   batch.DeleteRange(Family::kRows, "", "\xff");
   if (log_ == nullptr) {
     batch.DeleteRange(Family::kMeta, kInputPrefix, eventstore::PrefixEnd(kInputPrefix));
+    batch.DeleteRange(Family::kKeys, kWindowPrefix, eventstore::PrefixEnd(kWindowPrefix));
   } else {
     batch.Put(Family::kMeta, kRebuildingKey, "1");  // what was decided from the input is in the log, and stays
   }

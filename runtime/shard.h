@@ -12,6 +12,7 @@
 #include "eventstore/database.h"
 #include "eventstore/log.h"
 #include "runtime/state.h"
+#include "runtime/window.h"
 
 namespace leat::runtime {
 
@@ -45,8 +46,14 @@ class Shard {
   const std::string& path() const { return options_.path; }
 
   Result<InputPosition> Input(std::string_view topic, uint32_t partition) const;
-  // Becomes part of the commit being made.
-  void SetInput(std::string_view topic, uint32_t partition, const InputPosition& position);
+  // Of the foreign events before that position. Errors: kCorrupt.
+  Status ReadWindow(std::string_view topic, uint32_t partition, Window* window) const;
+  // Becomes part of the commit being made, with what the window has gained since the last time. When a commit fails, the
+  // window has to be read anew.
+  void SetInput(std::string_view topic, uint32_t partition, const InputPosition& position,
+                Window* window = nullptr);
+  // The same, as if nothing of it had been read.
+  void ForgetInput(std::string_view topic, uint32_t partition);
   // How much the commit being made holds, about: rows and events.
   size_t StagedBytes() const {
     return state_->StagedBytes() + (log_ == nullptr ? 0 : log_->StagedBytes());

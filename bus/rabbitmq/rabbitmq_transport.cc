@@ -8,10 +8,10 @@
 #include <deque>
 #include <map>
 
-#include "bus/attributes.h"
 #include "bus/group.h"
 #include "bus/partitioner.h"
 #include "bus/rabbitmq/link.h"
+#include "bus/rabbitmq/message.h"
 #include "bus/rabbitmq/rabbitmq_membership.h"
 #include "core/bytes.h"
 #include "core/clock.h"
@@ -25,16 +25,13 @@ using rabbitmq::Link;
 namespace {
 
 constexpr std::string_view kComponent = "rabbitmq";
-constexpr std::string_view kHeaderPrefix = "cloudEvents_";
 constexpr std::string_view kOffsetHeader = "x-stream-offset";
 // The first message of every stream: no event.
 constexpr std::string_view kMarkType = "leat.mark";
 constexpr amqp_channel_t kChannel = 1;
 constexpr uint16_t kPrefetch = 256;
 constexpr size_t kUnconfirmedMax = 4096;
-constexpr size_t kShortTextBytesMax = 255;  // of a routing key, and of a property
-// Attributes travel in one frame of 128 KiB.
-constexpr size_t kAttributesBytesMax = 100u << 10;
+constexpr size_t kShortTextBytesMax = 255;  // of a routing key
 // What is older than its retention goes when the stream begins a new segment.
 constexpr int64_t kSegmentBytesOfRetention = 4 << 20;
 constexpr auto kLockPause = std::chrono::milliseconds(20);
@@ -107,32 +104,6 @@ Result<std::shared_ptr<Received>> ReadMessage(Connection* connection, amqp_chann
     }
   }
   return received;
-}
-
-Status ReadEvent(const Received& message, events::EventView* event,
-                 std::vector<events::Event>* structured) {
-  event->data = message.body();
-  const auto& properties = message.properties();
-  if ((properties._flags & AMQP_BASIC_CONTENT_TYPE_FLAG) != 0)
-    event->datacontenttype = View(properties.content_type);
-  bool has_spec_version = false;
-  const amqp_table_t& headers = properties.headers;
-  for (int i = 0; i < headers.num_entries; ++i) {
-    const auto& entry = headers.entries[i];
-    std::string_view name = View(entry.key);
-    if (!name.starts_with(kHeaderPrefix)) continue;
-    name.remove_prefix(kHeaderPrefix.size());
-    if (entry.value.kind != AMQP_FIELD_KIND_UTF8 && entry.value.kind != AMQP_FIELD_KIND_BYTES) {
-      return Invalid(std::string(name) + ": is no text", "write the header as a long string");
-    }
-    const std::string_view text = View(entry.value.value.bytes);
-    if (name == "specversion") {
-      has_spec_version = text == kSpecVersion;
-    } else {
-      LEAT_TRY(TakeAttribute(name, text, event));
-    }
-  }
-  return FinishEvent(has_spec_version, event, structured);
 }
 
 // Consumes a stream on a channel.
@@ -278,23 +249,13 @@ class Sender final : public Link {
     properties.delivery_mode = AMQP_DELIVERY_PERSISTENT;
     properties.message_id = Bytes(item.message_id);
     std::string_view body;
-    std::vector<amqp_table_entry_t> headers;
-    std::deque<std::string> names;
-    AttributeTexts texts;
+    std::optional<rabbitmq::EventHeaders> headers;
     if (item.event == nullptr) {
       properties.type = Bytes(item.type);
     } else {
-      const events::EventView& event = *item.event;
-      ForEachAttribute(event, &texts, [&](std::string_view name, std::string_view text) {
-        headers.push_back(
-            TextEntry(names.emplace_back(std::string(kHeaderPrefix) + std::string(name)), text));
-      });
-      properties._flags |= AMQP_BASIC_HEADERS_FLAG | AMQP_BASIC_CONTENT_TYPE_FLAG;
-      properties.headers = {static_cast<int>(headers.size()), headers.data()};
-      properties.content_type = Bytes(event.datacontenttype.empty() ? events::kProtobufContentType
-                                                                    : event.datacontenttype);
-      properties.type = Bytes(event.type.substr(0, kShortTextBytesMax));
-      body = event.data;
+      headers.emplace(*item.event);
+      headers->Set(&properties);
+      body = item.event->data;
     }
     const bool straight = !item.queue.empty();
     return connection->Check(
@@ -514,7 +475,8 @@ Status StreamSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
   for (const auto& from : pinned->messages) {
     Message& to = batch->messages.emplace_back();
     to.offset = from->offset - 1;
-    auto status = ReadEvent(*from, &to.event, &structured);
+    auto status =
+        rabbitmq::ReadEvent(from->properties(), from->body(), &to.event, &structured);
     if (!structured.empty()) pinned->structured.push_back(std::move(structured));
     if (status) continue;
     to.event = {};
@@ -899,21 +861,7 @@ Result<std::vector<events::Position>> RabbitMqTransport::Impl::Publish(
     bool read_back) {
   LEAT_ASSIGN(const uint32_t count, Partitions(topic, to.value_or(0)));
   for (const auto& event : events) {
-    LEAT_TRY(events::CheckLimits(event.view()));
-    if (event.view().datacontenttype.size() > kShortTextBytesMax) {
-      return Invalid(
-          "datacontenttype: is longer than " + std::to_string(kShortTextBytesMax) + " bytes",
-          "AMQP takes no more");
-    }
-    AttributeTexts texts;
-    size_t bytes = 0;
-    ForEachAttribute(event.view(), &texts, [&](std::string_view name, std::string_view text) {
-      bytes += kHeaderPrefix.size() + name.size() + text.size() + 8;
-    });
-    if (bytes > kAttributesBytesMax) {
-      return Invalid("attributes: take " + std::to_string(bytes) + " bytes",
-                     "at most " + std::to_string(kAttributesBytesMax) + " on RabbitMQ");
-    }
+    LEAT_TRY(rabbitmq::CheckMessage(event.view()));
   }
   std::vector<events::Position> positions;
   std::vector<Sender::Item> items;

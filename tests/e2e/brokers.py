@@ -12,6 +12,8 @@ as the machine lets it.
 import argparse
 import base64
 import copy
+import fcntl
+import hashlib
 import json
 import os
 import random
@@ -225,6 +227,63 @@ class PlainAmqp:
                 for name, value in attributes.items()}
 
 
+def sdk_python():
+    """The Python of an environment that has what tests/e2e/sdk/requirements.txt names; made once, below build/."""
+    requirements = os.path.join(HERE, "sdk", "requirements.txt")
+    with open(requirements, "rb") as file:
+        name = "sdk-" + hashlib.sha256(file.read()).hexdigest()[:16]
+    folder = os.path.join(ROOT, "build", name)
+    python = os.path.join(folder, "bin", "python")
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    with open(folder + ".lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests of both brokers may come at a time
+        if not os.path.exists(os.path.join(folder, "complete")):
+            shutil.rmtree(folder, ignore_errors=True)
+            for command in ([sys.executable, "-m", "venv", folder],
+                            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements]):
+                done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+                require(done.returncode == 0, f"`{' '.join(command)}` failed (is there a network?): {done.stdout[-1500:]}")
+            with open(os.path.join(folder, "complete"), "w", encoding="utf-8"):
+                pass
+    return python
+
+
+def sdk(world, leat, topic):
+    """The CloudEvents SDK for Python, on a plain client of the broker: reads what we publish with the .proto alone, and
+    publishes what we take."""
+    generated = os.path.join(world.folder, "generated")
+    os.makedirs(generated, exist_ok=True)
+    protos = [os.path.join(path, name) for path, _, names in os.walk(os.path.join(ROOT, "events", "proto"))
+              for name in names if name.endswith(".proto")]
+    subprocess.run(["protoc", "-I", os.path.join(ROOT, "events", "proto"), "--python_out", generated, *protos], check=True)
+
+    def client(verb, *arguments):
+        name = (["--topic", topic, "--exchange", leat.prefix] if world.broker.name == "rabbitmq"
+                else ["--topic", leat.prefix + topic])
+        done = subprocess.run([sdk_python(), os.path.join(HERE, "sdk", "client.py"), verb, "--broker", world.broker.name,
+                               "--port", str(world.broker.port), "--generated", generated, *name, *map(str, arguments)],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+        require(done.returncode == 0, f"the SDK's client: {done.stderr[-1500:]}")
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    leat.ok("publish", topic, "--type", "chain.block_reverted.v1", "--key", "k", "--subject", "chain-x",
+            "--data", json.dumps({"chain": "eip155:5", "number": "7"}))
+    ours, = leat.lines("replay", "--topic", topic)
+    read, = client("read")
+    equal(read["data"], ours["data"], "data as the SDK's client has it")
+    for name in ("id", "source", "type", "subject", "specversion", "partitionkey"):
+        equal(read["attributes"].get(name), ours[name], f"{name} as the SDK has it")
+    equal(read["attributes"]["datacontenttype"], "application/protobuf", "content type as the SDK has it")
+    equal(read["attributes"]["time"][:19], ours["time"][:19], "time as the SDK has it")
+    written, = client("write")
+    events = leat.lines("replay", "--topic", topic)[1:]
+    equal([event["id"] for event in events], written, "events of the SDK")
+    for event in events:
+        equal([event[name] for name in ("source", "type", "subject", "partitionkey", "tenant", "time", "data")],
+              ["//sdk", "chain.block_reverted.v1", "chain-x", "k", "x", "2020-01-02T03:04:05.678Z", ours["data"]],
+              f"event {event['id']}")
+
+
 def strangers(world, expected):
     """Clients that are not ours read our events and publish some that we take; what is no event goes to the dead letters with
     its bytes, and everything else goes on."""
@@ -252,6 +311,8 @@ def strangers(world, expected):
     equal([event["id"] for event in seen[1:]], ["1", "2"], "events of another client")
     for event in seen:
         equal(event["data"], {"chain": "eip155:5", "number": "7"}, "their data")
+
+    sdk(world, leat, "sdk")
 
     # Into the middle of a topic that a shard owns: no event, half an event, an unknown type, an event of nobody's.
     leat.ingest(world.genesis)

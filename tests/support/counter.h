@@ -15,8 +15,17 @@ inline constexpr std::string_view kCounted = "test.counted.v1";
 inline events::Event CountInput(std::string_view key, int n, bool continues = false) {
   EventParts parts;
   parts.type = continues ? "test.asked_part.v1" : "test.asked.v1";
+  parts.id = FreshId();
   parts.key = key;
   parts.data = std::string(key) + "+" + std::to_string(n);
+  return MakeEvent(parts);
+}
+
+// What the projection below counts: "key=n".
+inline events::Event CountedInput(std::string_view data) {
+  EventParts parts;
+  parts.id = FreshId();
+  parts.data = data;
   return MakeEvent(parts);
 }
 

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 #include <stdlib.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
@@ -121,6 +122,12 @@ inline events::Event DataEvent(std::string_view data) {
   EventParts parts;
   parts.data = data;
   return MakeEvent(parts);
+}
+
+// An id that no other event of this test has: what is published again under the same one is a repetition.
+inline std::string FreshId() {
+  static std::atomic<uint64_t> count{0};
+  return "id-" + std::to_string(count++);
 }
 
 // Every attribute of `a` and `b`, for events that must come out as they went in.

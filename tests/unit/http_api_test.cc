@@ -6,6 +6,7 @@
 #include "chain/v1/chain.pb.h"
 #include "events/registry.h"
 #include "gateway/api.h"
+#include "runtime/inbox.h"
 #include "runtime/shard.h"
 #include "tests/support/test_support.h"
 
@@ -206,6 +207,29 @@ TEST_CASE("http api: what is no UTF-8 is refused in UTF-8") {
     CHECK(response.status() < 500);
     CHECK_MESSAGE(json::accept(response.body()), response.body());
   }
+}
+
+TEST_CASE("http api: events show repetitions of nobody's, and what counts of an owner behind them") {
+  World world;
+  world.OpenApi();
+  Must(world.transport->CreateTopic("t", 1));
+  const auto owned = [](uint64_t position) {
+    const std::string source = runtime::OwnedSource("s-0", 0xabc, 1);
+    events::EventView view;
+    view.type = "test.happened.v1";
+    view.id = "owned " + std::to_string(position);
+    view.source = source;
+    view.position = position;
+    return events::Event(view);
+  };
+  // The repetition is no position of the owner's log.
+  Must(world.transport->PublishTo(
+      "t", 0, {test::DataEvent("x"), test::DataEvent("x"), runtime::MakeClaim("s-0", 1, "one"),
+               owned(1), owned(2), owned(2), owned(1), owned(3)}));
+  std::string ids;
+  const json answer = world.Get("/api/events?topic=t");
+  for (const auto& event : answer["events"]) ids += event["id"].get<std::string>() + ", ";
+  CHECK(ids == "id, id, owned 1, owned 2, owned 3, ");
 }
 
 TEST_CASE("http api: after and at_position wait for what was written") {

@@ -51,11 +51,12 @@ std::vector<std::string> ReadTopic(bus::Subscriber& transport, const std::string
   const auto subscription = Must(transport.Subscribe(topic, 0, 0));
   bus::MessageBatch batch;
   InputPosition position;
+  Window window;
   while (position.next < end) {
     Must(subscription->Poll({}, &batch));
     for (const auto& message : batch.messages) {
       const auto& event = message.event;
-      if (!Must(Admit(topic, message, &position)).counts()) continue;
+      if (!Must(Admit(topic, message, &position, &window)).counts()) continue;
       out.push_back(std::string(event.type) + " " + std::string(event.subject) + " " +
                     std::string(event.partitionkey) + " " + std::string(event.data) + " " +
                     (event.cause ? std::to_string(event.cause->offset) + "#" +
@@ -804,6 +805,7 @@ TEST_CASE(
 
 TEST_CASE("what counts on a partition") {
   InputPosition position;
+  Window window;
   uint64_t offset = 0;
   bus::Message message;
   std::vector<events::Event> kept;
@@ -811,7 +813,7 @@ TEST_CASE("what counts on a partition") {
     kept.push_back(event);
     message.offset = offset++;
     message.event = kept.back().view();
-    return Admit("t", message, &position);
+    return Admit("t", message, &position, &window);
   };
   const auto verdict = [&](const events::Event& event) { return Must(admit(event)).verdict; };
   const auto owned = [](uint64_t epoch, uint64_t at) {

@@ -35,7 +35,7 @@ RunnerOptions Input() {
 }
 
 void Publish(EmbeddedTransport& transport, const std::string& data) {
-  Must(transport.Publish("counted", {test::DataEvent(data)}));
+  Must(transport.Publish("counted", {test::CountedInput(data)}));
 }
 
 struct World {
@@ -131,7 +131,8 @@ TEST_CASE("views beside the writer are whole commits") {
       });
     }
     for (uint64_t i = 0; i < kEvents; i += 20) {
-      std::vector<events::Event> batch(20, test::DataEvent("a=1"));
+      std::vector<events::Event> batch;
+      for (int j = 0; j < 20; ++j) batch.push_back(test::CountedInput("a=1"));
       Must(world.transport->Publish("counted", batch));
     }
   }

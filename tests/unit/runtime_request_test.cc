@@ -156,7 +156,7 @@ TEST_CASE("a request is answered") {
   CHECK(reply.view().time_us > 0);
   // As it lay on the topic.
   const auto request = WaitFor(*world.transport, "questions", 1)[0];
-  CHECK(request.view().source == "leat/one");
+  CHECK(request.view().source == "leat.replies.one");
   CHECK(request.view().time_us > 0);
   std::map<std::string, std::string> extensions;
   for (const auto& [name, text] : request.view().extensions) extensions[std::string(name)] = text;
@@ -339,7 +339,7 @@ TEST_CASE("a requester reads what comes from now on") {
     const auto responder = Must(Responder::Start(world.transport.get(), Questions(), Echo));
     RawRequest raw;
     raw.id = "q";
-    raw.source = "leat/one";
+    raw.source = "leat.replies.one";
     raw.reply_to = "leat.replies.one";
     raw.data = "old";
     Must(world.transport->Publish("questions", {Raw(raw)}));

@@ -1,0 +1,49 @@
+// An event as an AMQP message (docs/transports.md): attributes are headers "cloudEvents_<name>",
+// the body is the bare data. Internal to this folder.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bus/attributes.h"
+#include "core/result.h"
+#include "events/event.h"
+
+// Of rabbitmq-c, whose headers stay in the .cc files.
+struct amqp_basic_properties_t_;
+struct amqp_table_entry_t_;
+
+namespace leat::bus::rabbitmq {
+
+// An event's attributes as a message's headers. The event must outlive it, and it the message's
+// properties.
+class EventHeaders {
+ public:
+  explicit EventHeaders(const events::EventView& event);
+  ~EventHeaders();
+  EventHeaders(const EventHeaders&) = delete;
+  EventHeaders& operator=(const EventHeaders&) = delete;
+
+  // Headers, content type and type.
+  void Set(amqp_basic_properties_t_* properties);
+
+ private:
+  const events::EventView& event_;
+  AttributeTexts texts_;
+  std::deque<std::string> names_;
+  std::vector<amqp_table_entry_t_> entries_;
+};
+
+// Whether AMQP takes the event: CheckLimits, and its attributes in one frame. Errors: kInvalid.
+Status CheckMessage(const events::EventView& event);
+
+// The event of a message, also with headers "cloudEvents:<name>" or "ce-<name>", and with numbers
+// and times in types of AMQP's own. `structured` keeps what is not in the message as it is written,
+// such as one in structured JSON. Errors: kInvalid.
+Status ReadEvent(const amqp_basic_properties_t_& properties, std::string_view body,
+                 events::EventView* event, std::vector<events::Event>* structured);
+
+}  // namespace leat::bus::rabbitmq
