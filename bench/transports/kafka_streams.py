@@ -6,7 +6,7 @@ usage: bench/transports/kafka_streams.py --bootstrap HOST:PORT [--events N] [--a
 
 Loads a topic of 4 partitions, keyed by account, one leg a message, once (bench_kafka_streams load says what is in it).
 Then, R times in turns, each from nothing: the product's balances projection (bench_kafka_streams run), Kafka Streams
-(bench/peers/kafka-streams) with exactly_once_v2, and with at_least_once, on T threads (default: 4, one a partition).
+(bench/peers/kafka-streams) with exactly_once_v2, and with at_least_once, on T threads (default: 2, at which it is fastest on 2 cores).
 The final balances of every run are compared. Time is that of the job: for the peer from its first record to its last,
 so neither the start of the JVM nor joining the group nor its last commit counts; for us from before the first fetch to
 the last commit. CPU is of the whole process, with its start.
@@ -55,7 +55,7 @@ def main():
     parser.add_argument("--events", type=int, default=2_000_000)
     parser.add_argument("--accounts", type=int, default=94_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--build", default=os.path.join(ROOT, "build", "release"))
     arguments = parser.parse_args()
     build_peer()

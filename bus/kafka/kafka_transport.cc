@@ -21,6 +21,7 @@ constexpr std::string_view kHeaderPrefix = "ce_";
 constexpr std::string_view kContentTypeHeader = "content-type";
 // An event's data with its headers and Kafka's own overhead.
 constexpr size_t kMessageBytesMax = events::kDataBytesMax + (1u << 20);
+constexpr size_t kHeadersUsual = 12;  // more are taken, too
 constexpr auto kPollStep = std::chrono::milliseconds(100);
 constexpr auto kRetryPause = std::chrono::milliseconds(2);
 constexpr auto kAskedAgain = std::chrono::milliseconds(50);
@@ -168,18 +169,20 @@ struct Reports {
     rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR;
   };
   std::vector<One> each;
-  size_t left = 0;  // guarded by mutex
+  std::atomic<size_t> left{0};
   std::mutex mutex;
   std::condition_variable done;
+  bool all = false;  // guarded by mutex; the last report touches nothing behind it
 
   void Done(size_t count) {
+    if (left.fetch_sub(count) != count) return;
     std::lock_guard lock(mutex);
-    left -= count;
-    if (left == 0) done.notify_one();
+    all = true;
+    done.notify_one();
   }
   void Wait() {
     std::unique_lock lock(mutex);
-    done.wait(lock, [&] { return left == 0; });
+    done.wait(lock, [&] { return all; });
   }
 };
 
@@ -603,14 +606,19 @@ Result<std::vector<events::Position>> KafkaTransport::Impl::Publish(
     const std::string_view key = KeyOf(event);
     reports.each[i].all = &reports;
     positions[i].topic = topic;
-    positions[i].partition = to ? *to : PartitionOf(key, count);
+    positions[i].partition = to ? *to : count == 1 ? 0 : PartitionOf(key, count);
 
-    rd_kafka_headers_t* headers = rd_kafka_headers_new(16);
+    rd_kafka_headers_t* headers = rd_kafka_headers_new(kHeadersUsual);
     const auto add = [&](std::string_view header, std::string_view text) {
       rd_kafka_header_add(headers, header.data(), static_cast<ssize_t>(header.size()), text.data(),
                           static_cast<ssize_t>(text.size()));
     };
     ForEachAttribute(event, &texts, [&](std::string_view attribute, std::string_view text) {
+      // The key says it, and ReadEvent takes it from there, unless it says the subject or the id.
+      if (attribute == "partitionkey" && text != event.subject && text != event.id &&
+          text != texts.id) {
+        return;
+      }
       name.resize(kHeaderPrefix.size());
       name += attribute;
       add(name, text);
