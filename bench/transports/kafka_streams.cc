@@ -10,7 +10,7 @@
 // over the accounts, random amounts and signs). `run` is the product: a ProjectionRunner with the
 // balances projection on each partition, each with its own shard in FOLDER. Beside the balance it keeps
 // every entry with the balance after it, which the peer does not. It prints the seconds from
-// before the first fetch to the last commit and its own CPU time, and writes "account balance" lines to OUT, as the rows say.
+// before the first fetch to the last commit, its CPU time and how many commits it made, and writes "account balance" lines to OUT, as the rows say.
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -152,7 +152,10 @@ void Run(const std::string& servers, const std::string& topic, uint64_t count,
   const auto cpu = [](const timeval& time) {
     return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
   };
-  std::printf("seconds %.3f cpu %.2f\n", took, cpu(used.ru_utime) + cpu(used.ru_stime));
+  uint64_t commits = 0;
+  for (const Part& part : parts) commits += part.runner->generation() - 1;
+  std::printf("seconds %.3f cpu %.2f commits %llu\n", took, cpu(used.ru_utime) + cpu(used.ru_stime),
+              static_cast<unsigned long long>(commits));
   std::ofstream text(out);
   for (Part& part : parts) {
     part.runner->Stop();

@@ -27,7 +27,7 @@ constexpr size_t kAheadFetches = 4;
 constexpr size_t kAheadMessages = 1024;
 constexpr size_t kAheadBytesMax = 8u << 20;
 constexpr size_t kAheadAfter = 2;  // full fetches in a row
-constexpr auto kAheadPause = std::chrono::milliseconds(10);
+constexpr auto kAheadPause = std::chrono::milliseconds(5);
 constexpr auto kPollStep = std::chrono::milliseconds(100);
 constexpr auto kRetryPause = std::chrono::milliseconds(2);
 constexpr auto kAskedAgain = std::chrono::milliseconds(50);
@@ -374,10 +374,11 @@ class Ahead {
   Ahead(const Ahead&) = delete;
   Ahead& operator=(const Ahead&) = delete;
 
-  // Null when the timeout passes first, and when it has ended.
+  // Null when the timeout passes first, and when it has ended. What is there is worth waiting for even
+  // to who would not wait: that the queue is empty shows soon.
   std::shared_ptr<Fetched> Take(std::chrono::milliseconds timeout) {
     std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, timeout, [&] { return !fetched_.empty() || ended_ || woken_; });
+    changed_.wait_for(lock, std::max(timeout, 2 * kAheadPause), [&] { return !fetched_.empty() || ended_ || woken_; });
     woken_ = false;
     if (fetched_.empty()) return nullptr;
     auto taken = std::move(fetched_.front());
