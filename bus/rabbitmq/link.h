@@ -69,6 +69,9 @@ class Link {
   virtual void OnLost(const Error& error) = 0;
   // A method that the broker sent by itself; what follows it may be read from the connection.
   virtual Status OnMethod(Connection* connection, const amqp_frame_t_& frame) = 0;
+  // Everything that had come was given to OnMethod, or kFramesInRow of it: what is done once for
+  // several of them.
+  virtual Status OnPause(Connection*) { return {}; }
 
   void Start();
   void Stop();

@@ -1,6 +1,9 @@
 #include "bus/rabbitmq/rabbitmq_transport.h"
 
 #include <amqp.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -249,7 +252,22 @@ class Sender final : public Link {
     }
   }
 
+  // Several are put into one segment: else the broker is woken for each.
   Status SendWaiting(Connection* connection) {
+    if (open_.size() >= kUnconfirmedMax) return {};
+    {
+      std::lock_guard lock(mutex_);
+      if (!blocked_.empty() || waiting_.empty()) return {};
+    }
+    Cork(connection, 1);
+    auto status = SendAll(connection);
+    Cork(connection, 0);
+    return status;
+  }
+  static void Cork(Connection* connection, int on) {
+    setsockopt(amqp_get_sockfd(connection->state()), IPPROTO_TCP, TCP_CORK, &on, sizeof on);
+  }
+  Status SendAll(Connection* connection) {
     for (;;) {
       if (open_.size() >= kUnconfirmedMax) return {};
       // The lock keeps the items: whoever gives them up waits for one message.
@@ -274,19 +292,20 @@ class Sender final : public Link {
     properties.delivery_mode = AMQP_DELIVERY_PERSISTENT;
     properties.message_id = Bytes(item.message_id);
     std::string_view body;
-    std::vector<amqp_table_entry_t> headers;
-    std::deque<std::string> names;
-    AttributeTexts texts;
+    headers_.clear();
+    size_t count = 0;  // of names_
     if (item.event == nullptr) {
       properties.type = Bytes(item.type);
     } else {
       const events::EventView& event = *item.event;
-      ForEachAttribute(event, &texts, [&](std::string_view name, std::string_view text) {
-        headers.push_back(
-            TextEntry(names.emplace_back(std::string(kHeaderPrefix) + std::string(name)), text));
+      ForEachAttribute(event, &texts_, [&](std::string_view name, std::string_view text) {
+        if (count == names_.size()) names_.emplace_back();
+        std::string& header = names_[count++];
+        header.assign(kHeaderPrefix).append(name);
+        headers_.push_back(TextEntry(header, text));
       });
       properties._flags |= AMQP_BASIC_HEADERS_FLAG | AMQP_BASIC_CONTENT_TYPE_FLAG;
-      properties.headers = {static_cast<int>(headers.size()), headers.data()};
+      properties.headers = {static_cast<int>(headers_.size()), headers_.data()};
       properties.content_type = Bytes(event.datacontenttype.empty() ? events::kProtobufContentType
                                                                     : event.datacontenttype);
       properties.type = Bytes(event.type.substr(0, kShortTextBytesMax));
@@ -341,8 +360,9 @@ class Sender final : public Link {
       default:
         break;
     }
-    return SendWaiting(connection);
+    return {};
   }
+  Status OnPause(Connection* connection) override { return SendWaiting(connection); }
 
   void Confirmed(uint64_t tag, bool multiple, const Status& status) {
     const auto begin = multiple ? open_.begin() : open_.find(tag);
@@ -355,6 +375,9 @@ class Sender final : public Link {
 
   // Of the thread alone.
   uint64_t next_tag_ = 1;
+  std::vector<amqp_table_entry_t> headers_;  // of the message being sent, as these two
+  std::deque<std::string> names_;
+  AttributeTexts texts_;
   struct Sent {
     std::shared_ptr<Confirms> confirms;
     std::string message_id;
@@ -437,9 +460,15 @@ class StreamSubscription final : public Subscription, public Link {
       } else {
         wanted_ = message->offset;  // the next one's, as the user counts
         queued_.push_back(std::move(message));
+        fresh_ = true;
       }
     }
-    arrived_.notify_all();
+    return {};
+  }
+  // A reader that were woken for every message would take them one by one.
+  Status OnPause(Connection* connection) override {
+    if (fresh_) arrived_.notify_all();
+    fresh_ = false;
     return AcknowledgeSome(connection);
   }
   // Several at a time.
@@ -464,6 +493,7 @@ class StreamSubscription final : public Subscription, public Link {
   uint64_t unacknowledged_ = 0;  // tag of the newest that was taken; guarded by mutex_
   bool woken_ = false;           // guarded by mutex_
   bool seeking_ = false;         // what comes is from before a seek; guarded by mutex_
+  bool fresh_ = false;           // of the thread: something was queued since the last pause
   amqp_channel_t channel_ = 0;   // of the thread
   uint64_t acknowledged_ = 0;    // of the thread
 };
@@ -706,13 +736,20 @@ class Tails final : public Link {
       }
       if (tag >= tail.acknowledged + kPrefetch / 4) tail.acknowledged = acknowledge = tag;
     }
-    arrived_.notify_all();
+    fresh_ = true;
     if (acknowledge == 0) return {};
     return connection->Check(amqp_basic_ack(connection->state(), frame.channel, acknowledge, 1),
                              "acknowledging");
   }
 
+  Status OnPause(Connection*) override {
+    if (fresh_) arrived_.notify_all();
+    fresh_ = false;
+    return {};
+  }
+
   const std::string instance_;
+  bool fresh_ = false;  // of the thread: something came since the last pause
   std::mutex mutex_;
   std::condition_variable arrived_;
   std::map<std::string, Tail> tails_;                 // guarded by mutex_; never erased
