@@ -16,3 +16,10 @@ pkg_check_modules(CryptoPP REQUIRED IMPORTED_TARGET libcrypto++)
 pkg_check_modules(RdKafka REQUIRED IMPORTED_TARGET rdkafka)
 pkg_check_modules(RabbitMq REQUIRED IMPORTED_TARGET librabbitmq)
 pkg_check_modules(XxHash REQUIRED IMPORTED_TARGET libxxhash)
+
+# What the binaries allocate with; the sanitizers have an allocator of their own.
+add_library(leat_allocator INTERFACE)
+if(NOT LEAT_SANITIZE)
+  pkg_check_modules(Jemalloc REQUIRED IMPORTED_TARGET jemalloc)
+  target_link_libraries(leat_allocator INTERFACE PkgConfig::Jemalloc)
+endif()

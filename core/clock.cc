@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <cstring>
 
 #include "core/bytes.h"
@@ -40,6 +39,13 @@ bool TakeDigits(std::string_view* text, size_t count, int* out) {
   return true;
 }
 
+void AppendDigits(uint32_t number, size_t count, std::string* out) {
+  out->append(count, '0');
+  for (size_t i = out->size(); count > 0; --count, number /= 10) {
+    (*out)[--i] = static_cast<char>('0' + number % 10);
+  }
+}
+
 bool TakeChar(std::string_view* text, std::string_view any_of) {
   if (text->empty() || any_of.find(text->front()) == std::string_view::npos) return false;
   text->remove_prefix(1);
@@ -65,19 +71,27 @@ std::string FormatTime(int64_t time_us) {
   const auto day = std::chrono::floor<std::chrono::days>(instant);
   const std::chrono::year_month_day date(day);
   const std::chrono::hh_mm_ss clock(instant - day);
-  char buffer[64];
-  std::snprintf(buffer, sizeof buffer, "%04d-%02u-%02uT%02d:%02d:%02d",
-                static_cast<int>(date.year()), static_cast<unsigned>(date.month()),
-                static_cast<unsigned>(date.day()), static_cast<int>(clock.hours().count()),
-                static_cast<int>(clock.minutes().count()),
-                static_cast<int>(clock.seconds().count()));
-  std::string out = buffer;
+  // By hand: every event that is published has a time, and snprintf was a tenth of publishing it.
+  std::string out;
+  out.reserve(sizeof "2015-07-30T15:26:28.123456Z");
+  AppendDigits(static_cast<uint32_t>(static_cast<int>(date.year())), 4, &out);
+  out += '-';
+  AppendDigits(static_cast<unsigned>(date.month()), 2, &out);
+  out += '-';
+  AppendDigits(static_cast<unsigned>(date.day()), 2, &out);
+  out += 'T';
+  AppendDigits(static_cast<uint32_t>(clock.hours().count()), 2, &out);
+  out += ':';
+  AppendDigits(static_cast<uint32_t>(clock.minutes().count()), 2, &out);
+  out += ':';
+  AppendDigits(static_cast<uint32_t>(clock.seconds().count()), 2, &out);
   if (micros != 0) {
-    std::snprintf(buffer, sizeof buffer, ".%06d", static_cast<int>(micros));
-    out += buffer;
+    out += '.';
+    AppendDigits(static_cast<uint32_t>(micros), 6, &out);
     while (out.back() == '0') out.pop_back();
   }
-  return out + "Z";
+  out += 'Z';
+  return out;
 }
 
 Result<int64_t> ParseTime(std::string_view text) {

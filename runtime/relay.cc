@@ -16,6 +16,8 @@ namespace {
 constexpr size_t kBatchBytesMax = 1u << 20;
 constexpr size_t kCommitBytes = 4u << 20;
 constexpr auto kIdle = std::chrono::milliseconds(100);
+// While something is on its way back: what the log gets meanwhile waits for no longer than this.
+constexpr auto kBehind = std::chrono::milliseconds(1);
 // Before what was published is given up as lost: then it is published again.
 constexpr auto kReadBackMax = std::chrono::seconds(30);
 
@@ -381,7 +383,7 @@ Status Relay::Run(std::stop_token stop) {
     const auto step = [&]() -> Status {
       if (more) LEAT_TRY(PublishNext(&cursor));
       return ReadBack(subscription.get(),
-                      std::chrono::milliseconds(behind && !more ? kIdle : kIdle * 0));
+                      behind && !more ? kBehind : std::chrono::milliseconds(0));
     };
     const uint64_t before = read_.next_position;
     auto status = step();

@@ -45,8 +45,8 @@ class State {
   using Rows = std::unordered_map<std::string, Row, StringHash, std::equal_to<>>;
 
   // The row in the young generation, brought over from the old one or made empty; `found` tells whether it was known.
-  Row& Touch(std::string_view key, bool* found) const;
-  void MarkDirty(std::string_view key, Row* row);
+  Rows::value_type& Touch(std::string_view key, bool* found) const;
+  void MarkDirty(Rows::value_type* row);
   // Moves what is dirty and what is uncached into the batch, in key order: RocksDB's memtable takes sorted keys at half the
   // cost, since it finds each place from the one before (`bench/`: the projection's commits were 42 % of all CPU time, most
   // of it in the skip list's search).
@@ -61,7 +61,7 @@ class State {
   // not used meanwhile is forgotten. So hot rows stay, at the cost of a second look-up on a miss.
   mutable Rows young_;
   mutable Rows old_;
-  std::vector<std::pair<std::string, Row*>> dirty_;  // rows of young_, which does not move them
+  std::vector<Rows::value_type*> dirty_;  // rows of young_, which does not move them
   size_t dirty_bytes_ = 0;
   struct Place {
     size_t offset;  // of the key in uncached_, the value behind it

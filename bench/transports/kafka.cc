@@ -1,12 +1,17 @@
 // Publishing to Kafka and reading from it, beside a bare loop on librdkafka with the same settings
 // in the same run.
 //
-// usage: bench_kafka [BOOTSTRAP=127.0.0.1:19092] [EVENTS=2000000]     (deploy/kafka start)
+// usage: bench_kafka [BOOTSTRAP=127.0.0.1:19092] [EVENTS=2000000] [bare] [headers] [ours] [read]
+//        (deploy/kafka start; without a part all of them)
 //
-// Events carry 200 bytes of data; the bare messages have as many bytes of payload and nothing else:
-// the difference is what an event's attributes cost. Each is measured three times in turns, and the
-// medians are compared.
+// Events carry 200 bytes of data. The bare messages (`bare`, by rd_kafka_produce_batch) have as many
+// bytes of payload and nothing else: the difference is what an event's attributes cost. The second
+// reference (`headers`, by rd_kafka_produceva, since the batch call takes no headers) has the same
+// attributes as headers, copied from a list that is made once: what the library itself can do with an
+// event. Each is measured five times in turns, and the medians are compared.
 #include <librdkafka/rdkafka.h>
+#include <sys/resource.h>
+#include <time.h>
 
 #include <algorithm>
 #include <atomic>
@@ -27,7 +32,11 @@ constexpr size_t kDataBytes = 200;
 constexpr size_t kBatch = 500;           // messages of one call, bare
 constexpr size_t kPublishEvents = 5000;  // events of one Publish
 constexpr int kPublishers = 2;
-constexpr int kRounds = 3;
+constexpr int kRounds = 5;
+constexpr const char* kType = "bench.happened.v1";
+constexpr const char* kId = "0190163d-8694-739b-aea5-966c26f8ad91";
+constexpr const char* kSource = "bench";
+constexpr const char* kTimeText = "2017-07-14T02:40:00Z";
 
 double Seconds(Clock::time_point begun) {
   return std::chrono::duration<double>(Clock::now() - begun).count();
@@ -43,65 +52,119 @@ void OnReport(rd_kafka_t*, const rd_kafka_message_t* message, void*) {
   ++confirmed;
 }
 
+// A producer with the settings of bus/kafka, its reports served by a thread.
+class Producer {
+ public:
+  Producer(const std::string& servers, const std::string& topic) {
+    char error[512];
+    rd_kafka_conf_t* conf = rd_kafka_conf_new();
+    const std::pair<const char*, std::string> settings[] = {
+        {"bootstrap.servers", servers},
+        {"enable.idempotence", "true"},
+        {"acks", "all"},
+        {"compression.codec", "lz4"},
+        {"linger.ms", "0"},
+        {"queue.buffering.max.messages", "1000000"},
+        {"queue.buffering.max.kbytes", "262144"},
+        {"socket.nagle.disable", "true"}};
+    for (const auto& [name, value] : settings) {
+      if (rd_kafka_conf_set(conf, name, value.c_str(), error, sizeof error) != RD_KAFKA_CONF_OK)
+        std::abort();
+    }
+    rd_kafka_conf_set_dr_msg_cb(conf, OnReport);
+    handle_ = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, sizeof error);
+    topic_ = rd_kafka_topic_new(handle_, topic.c_str(), nullptr);
+    // The first message of an idempotent producer waits for its id.
+    confirmed = 0;
+    rd_kafka_produce(topic_, 0, RD_KAFKA_MSG_F_COPY, nullptr, 0, nullptr, 0, nullptr);
+    while (confirmed < 1) rd_kafka_poll(handle_, 10);
+    confirmed = 0;
+  }
+  ~Producer() {
+    rd_kafka_topic_destroy(topic_);
+    rd_kafka_destroy(handle_);
+  }
+  // Messages a second of `send`, until the last report is there.
+  template <typename Send>
+  double Measure(uint64_t events, Send&& send) {
+    const auto begun = Clock::now();
+    std::jthread reports([&] {
+      while (confirmed < events) rd_kafka_poll(handle_, 100);
+    });
+    send(handle_, topic_);
+    reports.join();
+    return static_cast<double>(events) / Seconds(begun);
+  }
+
+ private:
+  rd_kafka_t* handle_;
+  rd_kafka_topic_t* topic_;
+};
+
 double Bare(const std::string& servers, const std::string& topic, uint64_t events,
             const std::string& data) {
-  char error[512];
-  rd_kafka_conf_t* conf = rd_kafka_conf_new();
-  const std::pair<const char*, std::string> settings[] = {
-      {"bootstrap.servers", servers},
-      {"enable.idempotence", "true"},
-      {"acks", "all"},
-      {"compression.codec", "lz4"},
-      {"linger.ms", "0"},
-      {"queue.buffering.max.messages", "1000000"},
-      {"queue.buffering.max.kbytes", "262144"},
-      {"socket.nagle.disable", "true"}};
-  for (const auto& [name, value] : settings) {
-    if (rd_kafka_conf_set(conf, name, value.c_str(), error, sizeof error) != RD_KAFKA_CONF_OK)
-      std::abort();
-  }
-  rd_kafka_conf_set_dr_msg_cb(conf, OnReport);
-  rd_kafka_t* producer = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, sizeof error);
-  rd_kafka_topic_t* handle = rd_kafka_topic_new(producer, topic.c_str(), nullptr);
-  // The first message of an idempotent producer waits for its id.
-  confirmed = 0;
-  rd_kafka_produce(handle, 0, RD_KAFKA_MSG_F_COPY, const_cast<char*>(data.data()), data.size(),
-                   nullptr, 0, nullptr);
-  while (confirmed < 1) rd_kafka_poll(producer, 10);
-  confirmed = 0;
-  const auto begun = Clock::now();
-  std::jthread reports([&] {
-    while (confirmed < events) rd_kafka_poll(producer, 100);
+  return Producer(servers, topic).Measure(events, [&](rd_kafka_t*, rd_kafka_topic_t* handle) {
+    std::vector<rd_kafka_message_t> batch(kBatch);
+    for (uint64_t sent = 0; sent < events;) {
+      for (auto& message : batch) {
+        message = {};
+        message.payload = const_cast<char*>(data.data());
+        message.len = data.size();
+      }
+      const int count = static_cast<int>(std::min<uint64_t>(kBatch, events - sent));
+      int done = 0;
+      while (done < count) {
+        done += rd_kafka_produce_batch(handle, 0, RD_KAFKA_MSG_F_COPY, batch.data() + done,
+                                       count - done);
+        if (done < count) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+      sent += static_cast<uint64_t>(count);
+    }
   });
-  std::vector<rd_kafka_message_t> batch(kBatch);
-  for (uint64_t sent = 0; sent < events;) {
-    for (auto& message : batch) {
-      message = {};
-      message.payload = const_cast<char*>(data.data());
-      message.len = data.size();
-    }
-    const int count = static_cast<int>(std::min<uint64_t>(kBatch, events - sent));
-    int done = 0;
-    while (done < count) {
-      done +=
-          rd_kafka_produce_batch(handle, 0, RD_KAFKA_MSG_F_COPY, batch.data() + done, count - done);
-      if (done < count) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    sent += static_cast<uint64_t>(count);
-  }
-  reports.join();
-  const double took = Seconds(begun);
-  rd_kafka_topic_destroy(handle);
-  rd_kafka_destroy(producer);
-  return static_cast<double>(events) / took;
+}
+
+double WithHeaders(const std::string& servers, const std::string& topic, uint64_t events,
+                   const std::string& data) {
+  const std::pair<const char*, const char*> attributes[] = {
+      {"ce_specversion", "1.0"}, {"ce_type", kType},     {"ce_id", kId},
+      {"ce_source", kSource},    {"ce_time", kTimeText}, {"content-type", "application/protobuf"}};
+  rd_kafka_headers_t* made = rd_kafka_headers_new(std::size(attributes));
+  for (const auto& [name, text] : attributes) rd_kafka_header_add(made, name, -1, text, -1);
+  const std::string_view key = kId;
+  const double rate =
+      Producer(servers, topic).Measure(events, [&](rd_kafka_t* producer, rd_kafka_topic_t* handle) {
+        rd_kafka_vu_t parts[6] = {};
+        parts[0].vtype = RD_KAFKA_VTYPE_RKT;
+        parts[0].u.rkt = handle;
+        parts[1].vtype = RD_KAFKA_VTYPE_PARTITION;
+        parts[1].u.i32 = 0;
+        parts[2].vtype = RD_KAFKA_VTYPE_KEY;
+        parts[2].u.mem = {const_cast<char*>(key.data()), key.size()};
+        parts[3].vtype = RD_KAFKA_VTYPE_VALUE;
+        parts[3].u.mem = {const_cast<char*>(data.data()), data.size()};
+        parts[4].vtype = RD_KAFKA_VTYPE_MSGFLAGS;
+        parts[4].u.i = 0;
+        parts[5].vtype = RD_KAFKA_VTYPE_HEADERS;
+        for (uint64_t sent = 0; sent < events; ++sent) {
+          parts[5].u.headers = rd_kafka_headers_copy(made);
+          while (rd_kafka_error_t* refused =
+                     rd_kafka_produceva(producer, parts, std::size(parts))) {
+            if (rd_kafka_error_code(refused) != RD_KAFKA_RESP_ERR__QUEUE_FULL) std::abort();
+            rd_kafka_error_destroy(refused);
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+          }
+        }
+      });
+  rd_kafka_headers_destroy(made);
+  return rate;
 }
 
 double Ours(leat::bus::KafkaTransport* transport, const std::string& topic, uint64_t events,
             const std::string& data) {
   leat::events::EventView view;
-  view.type = "bench.happened.v1";
-  view.id = "0190163d-8694-739b-aea5-966c26f8ad91";
-  view.source = "bench";
+  view.type = kType;
+  view.id = kId;
+  view.source = kSource;
   view.time_us = 1'500'000'000'000'000;
   view.data = data;
   const std::vector<leat::events::Event> batch(kPublishEvents, leat::events::Event(view));
@@ -128,17 +191,31 @@ double Ours(leat::bus::KafkaTransport* transport, const std::string& topic, uint
   return static_cast<double>(events / kPublishEvents * kPublishEvents) / Seconds(begun);
 }
 
-double Read(leat::bus::KafkaTransport* transport, const std::string& topic, uint64_t events,
-            std::chrono::nanoseconds work) {
+struct Rate {
+  double wall = 0;  // events a second
+  double cpu = 0;   // a second of the reading thread's processor time
+};
+
+Rate Read(leat::bus::KafkaTransport* transport, const std::string& topic, uint64_t events,
+          std::chrono::nanoseconds work) {
   auto subscription = transport->Subscribe(topic, 0, 0);
   if (!subscription) std::abort();
+  const auto used = [] {
+    timespec time{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+  };
   leat::bus::MessageBatch batch;
   leat::bus::PollLimits limits;
   uint64_t read = 0;
   Clock::time_point begun;
+  double used_before = 0;
   while (read < events) {
     if (!(*subscription)->Poll(limits, &batch)) std::abort();
-    if (read == 0) begun = Clock::now();
+    if (read == 0) {
+      begun = Clock::now();
+      used_before = used();
+    }
     for (size_t i = 0; i < batch.messages.size() && work.count() > 0; ++i) {
       const auto until = Clock::now() + work;
       while (Clock::now() < until) {
@@ -146,7 +223,8 @@ double Read(leat::bus::KafkaTransport* transport, const std::string& topic, uint
     }
     read += batch.messages.size();
   }
-  return static_cast<double>(read) / Seconds(begun);
+  return {static_cast<double>(read) / Seconds(begun),
+          static_cast<double>(read) / (used() - used_before)};
 }
 
 }  // namespace
@@ -169,27 +247,53 @@ int main(int argc, char** argv) {
     data += std::to_string(i * 2'654'435'761 % 100'003) + ",";
   data.resize(kDataBytes);
 
-  std::vector<double> bare, ours;
-  for (int round = 0; round < kRounds; ++round) {
-    for (const char* topic : {"bare", "ours"}) {
-      const std::string name = topic + std::to_string(round);
-      if (auto made = (*transport)->CreateTopic(name, 1); !made) return 1;
-      if (*topic == 'b') {
-        bare.push_back(Bare(servers, options.topic_prefix + name, events, data));
-      } else {
-        ours.push_back(Ours(transport->get(), name, events, data));
-      }
+  const auto wanted = [&](std::string_view part) {
+    return argc <= 3 || std::find(argv + 3, argv + argc, part) != argv + argc;
+  };
+  const auto topic = [&](const std::string& name) {
+    if (!(*transport)->CreateTopic(name, 1)) std::abort();
+    return options.topic_prefix + name;
+  };
+  std::vector<double> bare, headers, ours;
+  for (int i = 0; i < kRounds; ++i) {
+    const std::string round = std::to_string(i);
+    if (wanted("bare")) bare.push_back(Bare(servers, topic("bare" + round), events, data));
+    if (wanted("headers")) {
+      headers.push_back(WithHeaders(servers, topic("headers" + round), events, data));
     }
-    std::printf("round %d: bare loop %.0f/s, publish %.0f/s\n", round + 1, bare.back(),
-                ours.back());
-    std::fflush(stdout);
+    topic("ours" + round);
+    if (wanted("ours")) ours.push_back(Ours(transport->get(), "ours" + round, events, data));
   }
-  std::printf(
-      "publish of %zu B events, reports awaited: %.0f/s, %.2f of rd_kafka_produce_batch (%.0f/s)\n",
-      kDataBytes, Median(ours), Median(ours) / Median(bare), Median(bare));
-  std::printf("read by offset: %.0f/s\n",
-              Read(transport->get(), "ours0", events, std::chrono::nanoseconds(0)));
-  const double slow = Read(transport->get(), "ours1", events, std::chrono::microseconds(3));
-  std::printf("read with 3 us of work an event: %.0f/s, %.2f of 333,000/s\n", slow, slow / 333'333);
+  const auto median = [](const char* what, const std::vector<double>& rates) {
+    if (rates.empty()) return;
+    std::printf("%s: %.0f/s (", what, Median(rates));
+    for (const double rate : rates) std::printf(" %.0f", rate);
+    std::printf(" )\n");
+  };
+  median("bare loop on rd_kafka_produce_batch", bare);
+  median("loop on rd_kafka_produceva with the same headers", headers);
+  median("publish of 200 B events, reports awaited", ours);
+  if (!ours.empty() && !bare.empty() && !headers.empty()) {
+    std::printf("publish is %.2f of the bare loop, %.2f of the loop with headers\n",
+                Median(ours) / Median(bare), Median(ours) / Median(headers));
+  }
+  std::fflush(stdout);
+  if (!wanted("read")) return 0;
+  if (ours.empty()) Ours(transport->get(), "ours0", events, data);
+  std::vector<double> fast, slow, alone;
+  const std::chrono::nanoseconds none(0), work(std::chrono::microseconds(3));
+  for (int round = 0; round < kRounds; ++round) {
+    const Rate rate = Read(transport->get(), "ours0", events, none);
+    fast.push_back(rate.wall);
+    alone.push_back(rate.cpu);
+    slow.push_back(Read(transport->get(), "ours0", events, work).wall);
+  }
+  median("read by offset", fast);
+  median("the same, a second of the reading thread's processor time", alone);
+  median("read with 3 us of work an event", slow);
+  rusage used{};
+  getrusage(RUSAGE_SELF, &used);
+  std::printf("which is %.2f of 333,000/s; peak memory of all this %ld MiB\n",
+              Median(slow) * 3e-6, used.ru_maxrss >> 10);
   return 0;
 }

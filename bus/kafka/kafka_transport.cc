@@ -29,6 +29,13 @@ constexpr std::string_view kHeaderPrefix = "ce_";
 constexpr std::string_view kContentTypeHeader = "content-type";
 // An event's data with its headers and Kafka's own overhead.
 constexpr size_t kMessageBytesMax = events::kDataBytesMax + (1u << 20);
+constexpr size_t kHeadersUsual = 12;  // more are taken, too
+// Of what is fetched ahead of a reader; some of it is in its hands beside that.
+constexpr size_t kAheadFetches = 4;
+constexpr size_t kAheadMessages = 1024;
+constexpr size_t kAheadBytesMax = 8u << 20;
+constexpr size_t kAheadAfter = 2;  // full fetches in a row
+constexpr auto kAheadPause = std::chrono::milliseconds(5);
 constexpr auto kPollStep = std::chrono::milliseconds(100);
 constexpr auto kRetryPause = std::chrono::milliseconds(2);
 constexpr auto kAskedAgain = std::chrono::milliseconds(50);
@@ -154,18 +161,20 @@ struct Reports {
     rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR;
   };
   std::vector<One> each;
-  size_t left = 0;  // guarded by mutex
+  std::atomic<size_t> left{0};
   std::mutex mutex;
   std::condition_variable done;
+  bool all = false;  // guarded by mutex; the last report touches nothing behind it
 
   void Done(size_t count) {
+    if (left.fetch_sub(count) != count) return;
     std::lock_guard lock(mutex);
-    left -= count;
-    if (left == 0) done.notify_one();
+    all = true;
+    done.notify_one();
   }
   void Wait() {
     std::unique_lock lock(mutex);
-    done.wait(lock, [&] { return left == 0; });
+    done.wait(lock, [&] { return all; });
   }
 };
 
@@ -279,6 +288,142 @@ class KafkaTransport::Impl {
 
 namespace {
 
+// Messages of one fetch, read into events. They are given out in pieces, and freed when the last of
+// these is.
+struct Fetched {
+  std::vector<rd_kafka_message_t*> raw;
+  std::deque<std::vector<events::Event>> structured;
+  std::deque<std::string> problems;
+  std::vector<Message> messages;
+  size_t bytes = 0;
+  // What the library reported in place of a message.
+  rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR;
+  std::string error_text;
+
+  ~Fetched() {
+    for (rd_kafka_message_t* message : raw) rd_kafka_message_destroy(message);
+  }
+};
+
+// What is waiting in the queue, up to that many messages; null when the timeout passes first.
+std::shared_ptr<Fetched> FetchFrom(rd_kafka_queue_t* queue, std::chrono::milliseconds timeout,
+                                   size_t messages_max) {
+  // The batch call waits until it is full or the time is over, so the first message is waited for
+  // alone.
+  rd_kafka_message_t* const first = rd_kafka_consume_queue(queue, Milliseconds(timeout));
+  if (first == nullptr) return nullptr;
+  auto fetched = std::make_shared<Fetched>();
+  auto& raw = fetched->raw;
+  raw.resize(messages_max);
+  raw[0] = first;
+  const ssize_t more = messages_max == 1 ? 0
+                                         : rd_kafka_consume_batch_queue(queue, 0, raw.data() + 1,
+                                                                        messages_max - 1);
+  raw.resize(1 + static_cast<size_t>(std::max<ssize_t>(more, 0)));
+  std::erase_if(raw, [&](rd_kafka_message_t* message) {
+    if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR) return false;
+    if (fetched->error == RD_KAFKA_RESP_ERR_NO_ERROR) {
+      fetched->error = message->err;
+      fetched->error_text = rd_kafka_message_errstr(message);
+    }
+    rd_kafka_message_destroy(message);
+    return true;
+  });
+  std::vector<events::Event> structured;
+  fetched->messages.reserve(raw.size());
+  for (const rd_kafka_message_t* from : raw) {
+    Message& to = fetched->messages.emplace_back();
+    to.offset = static_cast<uint64_t>(from->offset);
+    fetched->bytes += from->len;
+    auto status = ReadEvent(*from, &to.event, &structured);
+    if (!structured.empty()) fetched->structured.push_back(std::move(structured));
+    if (status) continue;
+    to.event = {};
+    to.event.data = {static_cast<const char*>(from->payload), from->len};
+    to.problem = fetched->problems.emplace_back(status.error().Text());
+  }
+  return fetched;
+}
+
+// Fetches ahead on a thread of its own while there is a backlog: unpacking headers and freeing them
+// is most of what an event costs its reader, and need not be done by the thread that handles it. Ends
+// by itself when the queue is empty, so that an event that comes alone is not handed over, and with
+// an error of the library, which is the last thing it gives.
+class Ahead {
+ public:
+  explicit Ahead(rd_kafka_queue_t* queue) : queue_(queue), thread_([this] { Run(); }) {}
+  ~Ahead() {
+    {
+      std::lock_guard lock(mutex_);
+      stop_ = true;
+      changed_.notify_all();
+    }
+    thread_.join();
+  }
+  Ahead(const Ahead&) = delete;
+  Ahead& operator=(const Ahead&) = delete;
+
+  // Null when the timeout passes first, and when it has ended. What is there is worth waiting for even
+  // to who would not wait: that the queue is empty shows soon.
+  std::shared_ptr<Fetched> Take(std::chrono::milliseconds timeout) {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, std::max(timeout, 2 * kAheadPause), [&] { return !fetched_.empty() || ended_ || woken_; });
+    woken_ = false;
+    if (fetched_.empty()) return nullptr;
+    auto taken = std::move(fetched_.front());
+    fetched_.pop_front();
+    bytes_ -= taken->bytes;
+    changed_.notify_all();
+    return taken;
+  }
+  bool ended() const {
+    std::lock_guard lock(mutex_);
+    return ended_ && fetched_.empty();
+  }
+  // What was read is freed here.
+  void GiveBack(std::shared_ptr<const void> read) {
+    std::lock_guard lock(mutex_);
+    read_.push_back(std::move(read));
+  }
+  void Wake() {
+    std::lock_guard lock(mutex_);
+    woken_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  bool HasRoom() const { return fetched_.size() < kAheadFetches && bytes_ < kAheadBytesMax; }
+  void Run() {
+    std::vector<std::shared_ptr<const void>> read;
+    for (;;) {
+      read.clear();
+      auto fetched = FetchFrom(queue_, kAheadPause, kAheadMessages);
+      std::unique_lock lock(mutex_);
+      const bool last = fetched == nullptr || fetched->error != RD_KAFKA_RESP_ERR_NO_ERROR;
+      if (fetched != nullptr) {
+        bytes_ += fetched->bytes;
+        fetched_.push_back(std::move(fetched));
+      }
+      ended_ = last;
+      changed_.notify_all();
+      changed_.wait(lock, [&] { return stop_ || last || HasRoom(); });
+      if (stop_ || last) return;
+      read.swap(read_);
+    }
+  }
+
+  rd_kafka_queue_t* const queue_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::shared_ptr<Fetched>> fetched_;  // guarded by mutex_, as all of these
+  std::vector<std::shared_ptr<const void>> read_;
+  size_t bytes_ = 0;  // of fetched_
+  bool stop_ = false;
+  bool ended_ = false;
+  bool woken_ = false;
+  std::jthread thread_;
+};
+
 // One partition through a queue of its own.
 class KafkaSubscription final : public Subscription {
  public:
@@ -304,21 +449,16 @@ class KafkaSubscription final : public Subscription {
     Halt();
     next_ = offset;
   }
-  void Wake() override { rd_kafka_queue_yield(queue_.get()); }
+  void Wake() override {
+    rd_kafka_queue_yield(queue_.get());
+    std::lock_guard lock(ahead_mutex_);
+    if (ahead_ != nullptr) ahead_->Wake();
+  }
 
  private:
-  // Messages of one fetch: they are given out in pieces, and freed when the last of these is.
-  struct Fetched {
-    std::vector<rd_kafka_message_t*> messages;
-    std::deque<std::vector<events::Event>> structured;
-    std::deque<std::string> problems;
-    ~Fetched() {
-      for (rd_kafka_message_t* message : messages) rd_kafka_message_destroy(message);
-    }
-  };
-
   Status Run();
   void Halt() {
+    SetAhead(nullptr);
     if (running_) rd_kafka_consume_stop(topic_.get(), Partition());
     running_ = false;
     fetched_.reset();
@@ -327,6 +467,13 @@ class KafkaSubscription final : public Subscription {
   Status Fetch(const PollLimits& limits);
   Status OnError(rd_kafka_resp_err_t error, std::string_view text);
   int32_t Partition() const { return static_cast<int32_t>(partition_); }
+  void SetAhead(std::unique_ptr<Ahead> ahead) {
+    {
+      std::lock_guard lock(ahead_mutex_);
+      ahead_.swap(ahead);
+    }
+    full_ = 0;  // and the old one ends here
+  }
 
   rd_kafka_t* const consumer_;
   Owned<rd_kafka_topic_t> topic_;
@@ -338,6 +485,9 @@ class KafkaSubscription final : public Subscription {
   bool running_ = false;
   std::shared_ptr<Fetched> fetched_;
   size_t given_ = 0;  // of fetched_
+  size_t full_ = 0;   // fetches in a row that left something in the queue
+  std::mutex ahead_mutex_;  // for Wake: all else is of one thread
+  std::unique_ptr<Ahead> ahead_;
 };
 
 Status KafkaSubscription::Run() {
@@ -382,37 +532,38 @@ Status KafkaSubscription::OnError(rd_kafka_resp_err_t error, std::string_view te
 }
 
 Status KafkaSubscription::Fetch(const PollLimits& limits) {
-  auto fetched = std::make_shared<Fetched>();
-  // The batch call waits until it is full or the time is over, so the first message is waited for
-  // alone.
-  rd_kafka_message_t* const first =
-      rd_kafka_consume_queue(queue_.get(), Milliseconds(limits.timeout));
-  if (first == nullptr) return {};
-  auto& messages = fetched->messages;
-  messages.push_back(first);
-  messages.resize(limits.messages_max);
-  const ssize_t more = limits.messages_max == 1
-                           ? 0
-                           : rd_kafka_consume_batch_queue(queue_.get(), 0, messages.data() + 1,
-                                                          limits.messages_max - 1);
-  messages.resize(1 + static_cast<size_t>(std::max<ssize_t>(more, 0)));
-  Status status;
-  std::erase_if(messages, [&](rd_kafka_message_t* message) {
-    if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR) return false;
-    if (status) status = OnError(message->err, rd_kafka_message_errstr(message));
-    rd_kafka_message_destroy(message);
-    return true;
-  });
-  LEAT_TRY(status);
+  std::shared_ptr<Fetched> fetched;
+  if (ahead_ != nullptr) {
+    fetched = ahead_->Take(limits.timeout);
+    if (fetched == nullptr && ahead_->ended()) SetAhead(nullptr);
+    if (fetched == nullptr) return {};
+  } else {
+    const size_t messages_max = std::min(limits.messages_max, kAheadMessages);
+    fetched = FetchFrom(queue_.get(), limits.timeout, messages_max);
+    if (fetched == nullptr) return {};
+    full_ = fetched->messages.size() == messages_max ? full_ + 1 : 0;
+  }
+  if (fetched->error != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    SetAhead(nullptr);  // it has ended, and gave this last
+    if (auto status = OnError(fetched->error, fetched->error_text); !status) {
+      Halt();  // what was fetched with it comes again
+      return status;
+    }
+  } else if (ahead_ == nullptr && full_ >= kAheadAfter) {
+    SetAhead(std::make_unique<Ahead>(queue_.get()));
+  }
   fetched_ = std::move(fetched);
   given_ = 0;
   return {};
 }
 
 Status KafkaSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
+  if (fetched_ != nullptr && given_ == fetched_->messages.size()) fetched_.reset();
+  if (ahead_ != nullptr) {
+    for (auto& pin : batch->pins) ahead_->GiveBack(std::move(pin));
+  }
   batch->Clear();
-  if (fetched_ == nullptr || given_ == fetched_->messages.size()) {
-    fetched_.reset();
+  if (fetched_ == nullptr) {
     LEAT_TRY(Run());
     LEAT_TRY(Fetch(limits));
     if (!running_) {
@@ -422,24 +573,21 @@ Status KafkaSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
     }
     if (fetched_ == nullptr) return {};
   }
-  size_t bytes = 0;
-  std::vector<events::Event> structured;
-  for (; given_ < fetched_->messages.size() && batch->messages.size() < limits.messages_max &&
-         bytes < limits.bytes_max;
-       ++given_) {
-    const rd_kafka_message_t& from = *fetched_->messages[given_];
-    Message& to = batch->messages.emplace_back();
-    to.offset = static_cast<uint64_t>(from.offset);
-    next_ = to.offset + 1;
-    bytes += from.len;
-    auto status = ReadEvent(from, &to.event, &structured);
-    if (!structured.empty()) fetched_->structured.push_back(std::move(structured));
-    if (status) continue;
-    to.event = {};
-    to.event.data = {static_cast<const char*>(from.payload), from.len};
-    to.problem = fetched_->problems.emplace_back(status.error().Text());
+  auto& messages = fetched_->messages;
+  if (given_ == 0 && messages.size() <= limits.messages_max && fetched_->bytes <= limits.bytes_max) {
+    batch->messages.swap(messages);  // leaves none
+  } else {
+    size_t bytes = 0;
+    for (; given_ < messages.size() && batch->messages.size() < limits.messages_max &&
+           bytes < limits.bytes_max;
+         ++given_) {
+      bytes += fetched_->raw[given_]->len;
+      batch->messages.push_back(std::move(messages[given_]));
+    }
   }
-  if (!batch->messages.empty()) batch->pins.push_back(fetched_);
+  if (batch->messages.empty()) return {};
+  next_ = batch->messages.back().offset + 1;
+  batch->pins.push_back(fetched_);
   return {};
 }
 
@@ -625,14 +773,19 @@ Result<std::vector<events::Position>> KafkaTransport::Impl::Publish(
     const std::string_view key = KeyOf(event);
     reports.each[i].all = &reports;
     positions[i].topic = topic;
-    positions[i].partition = to ? *to : PartitionOf(key, count);
+    positions[i].partition = to ? *to : count == 1 ? 0 : PartitionOf(key, count);
 
-    rd_kafka_headers_t* headers = rd_kafka_headers_new(16);
+    rd_kafka_headers_t* headers = rd_kafka_headers_new(kHeadersUsual);
     const auto add = [&](std::string_view header, std::string_view text) {
       rd_kafka_header_add(headers, header.data(), static_cast<ssize_t>(header.size()), text.data(),
                           static_cast<ssize_t>(text.size()));
     };
     ForEachAttribute(event, &texts, [&](std::string_view attribute, std::string_view text) {
+      // The key says it, and ReadEvent takes it from there, unless it says the subject or the id.
+      if (attribute == "partitionkey" && text != event.subject && text != event.id &&
+          text != texts.id) {
+        return;
+      }
       name.resize(kHeaderPrefix.size());
       name += attribute;
       add(name, text);

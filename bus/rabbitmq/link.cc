@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::string_view kComponent = "rabbitmq";
 constexpr int kFrameBytesMax = 131'072;
+constexpr size_t kFramesInRow = 64;
 constexpr auto kPauseMin = std::chrono::milliseconds(50);
 constexpr auto kPauseMax = std::chrono::milliseconds(2'000);
 
@@ -275,7 +276,7 @@ Status Link::Serve(const std::stop_token& stop, Connection* connection) {
       uint64_t drained;
       [[maybe_unused]] const auto got = read(wake_, &drained, sizeof drained);
     }
-    for (;;) {
+    for (size_t frames = 0; frames < kFramesInRow; ++frames) {
       amqp_frame_t frame;
       const timeval at_once = {0, 0};
       const int status = amqp_simple_wait_frame_noblock(state, &frame, &at_once);
@@ -292,7 +293,7 @@ Status Link::Serve(const std::stop_token& stop, Connection* connection) {
       LEAT_TRY(OnMethod(connection, frame));
       amqp_maybe_release_buffers_on_channel(state, frame.channel);
     }
-    LEAT_TRY(OnTick(connection));
+    LEAT_TRY(OnPause(connection));
   }
   return {};
 }

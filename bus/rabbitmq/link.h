@@ -67,10 +67,11 @@ class Link {
   // What was posted from now on is run.
   virtual Status OnServing(Connection*) { return {}; }
   virtual void OnLost(const Error& error) = 0;
-  // Several times within a heartbeat, while there is a connection.
-  virtual Status OnTick(Connection*) { return {}; }
   // A method that the broker sent by itself; what follows it may be read from the connection.
   virtual Status OnMethod(Connection* connection, const amqp_frame_t_& frame) = 0;
+  // Everything that had come was given to OnMethod, or kFramesInRow of it: what is done once for
+  // several of them. Several times within a heartbeat at least, while there is a connection.
+  virtual Status OnPause(Connection*) { return {}; }
 
   void Start();
   void Stop();

@@ -77,24 +77,27 @@ std::optional<std::string> TextOf(std::string_view name, const amqp_field_value_
 
 }  // namespace
 
-EventHeaders::EventHeaders(const events::EventView& event) : event_(event) {
+EventHeaders::EventHeaders() = default;
+EventHeaders::~EventHeaders() = default;
+
+void EventHeaders::Set(const events::EventView& event, amqp_basic_properties_t* properties) {
+  entries_.clear();
   ForEachAttribute(event, &texts_, [&](std::string_view name, std::string_view text) {
+    if (entries_.size() == names_.size()) names_.emplace_back();
+    std::string& header = names_[entries_.size()];
+    header.assign(kHeaderPrefix).append(name);
     amqp_table_entry_t& entry = entries_.emplace_back();
-    entry.key = Bytes(names_.emplace_back(std::string(kHeaderPrefix) + std::string(name)));
+    entry = {};
+    entry.key = Bytes(header);
     entry.value.kind = AMQP_FIELD_KIND_UTF8;
     entry.value.value.bytes = Bytes(text);
   });
-}
-
-EventHeaders::~EventHeaders() = default;
-
-void EventHeaders::Set(amqp_basic_properties_t* properties) {
   properties->_flags |=
       AMQP_BASIC_HEADERS_FLAG | AMQP_BASIC_CONTENT_TYPE_FLAG | AMQP_BASIC_TYPE_FLAG;
   properties->headers = {static_cast<int>(entries_.size()), entries_.data()};
   properties->content_type =
-      Bytes(event_.datacontenttype.empty() ? events::kProtobufContentType : event_.datacontenttype);
-  properties->type = Bytes(event_.type.substr(0, kShortTextBytesMax));
+      Bytes(event.datacontenttype.empty() ? events::kProtobufContentType : event.datacontenttype);
+  properties->type = Bytes(event.type.substr(0, kShortTextBytesMax));
 }
 
 Status CheckMessage(const events::EventView& event) {

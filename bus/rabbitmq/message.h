@@ -18,20 +18,19 @@ struct amqp_table_entry_t_;
 
 namespace leat::bus::rabbitmq {
 
-// An event's attributes as a message's headers. The event must outlive it, and it the message's
-// properties.
+// An event's attributes as a message's headers; keeps its memory from event to event. Not
+// thread-safe.
 class EventHeaders {
  public:
-  explicit EventHeaders(const events::EventView& event);
+  EventHeaders();
   ~EventHeaders();
   EventHeaders(const EventHeaders&) = delete;
   EventHeaders& operator=(const EventHeaders&) = delete;
 
-  // Headers, content type and type.
-  void Set(amqp_basic_properties_t_* properties);
+  // Headers, content type and type: good as long as the event, and until the next one is set.
+  void Set(const events::EventView& event, amqp_basic_properties_t_* properties);
 
  private:
-  const events::EventView& event_;
   AttributeTexts texts_;
   std::deque<std::string> names_;
   std::vector<amqp_table_entry_t_> entries_;

@@ -356,8 +356,8 @@ class QueueProducer::Impl final : public Link {
   Status SendOne(Connection* connection, uint64_t tag, const Sending& sending) {
     const events::EventView& event = sending.event.view();
     amqp_basic_properties_t properties{};
-    rabbitmq::EventHeaders headers(event);
-    headers.Set(&properties);
+    rabbitmq::EventHeaders headers;
+    headers.Set(event, &properties);
     const auto set = [&](amqp_flags_t flag, amqp_bytes_t* property, std::string_view text) {
       if (text.empty() || text.size() > kShortTextBytesMax) return;  // the header has it
       properties._flags |= flag;

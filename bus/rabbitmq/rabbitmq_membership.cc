@@ -93,7 +93,7 @@ class LeaseLink final : public Link {
 
   Status OnConnected(Connection* connection) override;
   Status OnMethod(Connection* connection, const amqp_frame_t& frame) override;
-  Status OnTick(Connection* connection) override;
+  Status OnPause(Connection* connection) override;
   void OnLost(const Error& error) override;
 
   Status TakeName(Connection* connection);
@@ -291,7 +291,7 @@ void LeaseLink::Offer() {
   }
 }
 
-Status LeaseLink::OnTick(Connection* connection) {
+Status LeaseLink::OnPause(Connection* connection) {
   const Time now = Now();
   {
     std::lock_guard lock(mutex_);

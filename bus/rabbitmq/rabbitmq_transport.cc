@@ -1,6 +1,9 @@
 #include "bus/rabbitmq/rabbitmq_transport.h"
 
 #include <amqp.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -224,7 +227,22 @@ class Sender final : public Link {
     }
   }
 
+  // Several are put into one segment: else the broker is woken for each.
   Status SendWaiting(Connection* connection) {
+    if (open_.size() >= kUnconfirmedMax) return {};
+    {
+      std::lock_guard lock(mutex_);
+      if (!blocked_.empty() || waiting_.empty()) return {};
+    }
+    Cork(connection, 1);
+    auto status = SendAll(connection);
+    Cork(connection, 0);
+    return status;
+  }
+  static void Cork(Connection* connection, int on) {
+    setsockopt(amqp_get_sockfd(connection->state()), IPPROTO_TCP, TCP_CORK, &on, sizeof on);
+  }
+  Status SendAll(Connection* connection) {
     for (;;) {
       if (open_.size() >= kUnconfirmedMax) return {};
       // The lock keeps the items: whoever gives them up waits for one message.
@@ -249,12 +267,10 @@ class Sender final : public Link {
     properties.delivery_mode = AMQP_DELIVERY_PERSISTENT;
     properties.message_id = Bytes(item.message_id);
     std::string_view body;
-    std::optional<rabbitmq::EventHeaders> headers;
     if (item.event == nullptr) {
       properties.type = Bytes(item.type);
     } else {
-      headers.emplace(*item.event);
-      headers->Set(&properties);
+      headers_.Set(*item.event, &properties);
       body = item.event->data;
     }
     const bool straight = !item.queue.empty();
@@ -306,8 +322,9 @@ class Sender final : public Link {
       default:
         break;
     }
-    return SendWaiting(connection);
+    return {};
   }
+  Status OnPause(Connection* connection) override { return SendWaiting(connection); }
 
   void Confirmed(uint64_t tag, bool multiple, const Status& status) {
     const auto begin = multiple ? open_.begin() : open_.find(tag);
@@ -320,6 +337,7 @@ class Sender final : public Link {
 
   // Of the thread alone.
   uint64_t next_tag_ = 1;
+  rabbitmq::EventHeaders headers_;  // of the message being sent
   struct Sent {
     std::shared_ptr<Confirms> confirms;
     std::string message_id;
@@ -410,9 +428,15 @@ class StreamSubscription final : public Subscription, public Link {
       } else {
         wanted_ = message->offset;  // the next one's, as the user counts
         queued_.push_back(std::move(message));
+        fresh_ = true;
       }
     }
-    arrived_.notify_all();
+    return {};
+  }
+  // A reader that were woken for every message would take them one by one.
+  Status OnPause(Connection* connection) override {
+    if (fresh_) arrived_.notify_all();
+    fresh_ = false;
     return AcknowledgeSome(connection);
   }
   // Several at a time.
@@ -438,6 +462,7 @@ class StreamSubscription final : public Subscription, public Link {
   uint64_t unacknowledged_ = 0;  // tag of the newest that was taken; guarded by mutex_
   bool woken_ = false;           // guarded by mutex_
   bool seeking_ = false;         // what comes is from before a seek; guarded by mutex_
+  bool fresh_ = false;           // of the thread: something was queued since the last pause
   amqp_channel_t channel_ = 0;   // of the thread
   uint64_t acknowledged_ = 0;    // of the thread
 };
@@ -682,13 +707,20 @@ class Tails final : public Link {
       }
       if (tag >= tail.acknowledged + kPrefetch / 4) tail.acknowledged = acknowledge = tag;
     }
-    arrived_.notify_all();
+    fresh_ = true;
     if (acknowledge == 0) return {};
     return connection->Check(amqp_basic_ack(connection->state(), frame.channel, acknowledge, 1),
                              "acknowledging");
   }
 
+  Status OnPause(Connection*) override {
+    if (fresh_) arrived_.notify_all();
+    fresh_ = false;
+    return {};
+  }
+
   const std::string instance_;
+  bool fresh_ = false;  // of the thread: something came since the last pause
   std::mutex mutex_;
   std::condition_variable arrived_;
   std::map<std::string, Tail> tails_;                 // guarded by mutex_; never erased
