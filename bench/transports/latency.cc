@@ -223,18 +223,20 @@ void Kafka(const std::string& servers, const std::string& folder, uint64_t count
     return event ? next + 1 : next;
   };
 
+  const std::string entries(leat::ledger::kLedgerEntriesTopic);
+  Must(transport->CreateTopic(entries, 1, {.owner = "ledger"}));
   const auto projection = Must(
-      leat::balances::Service::Open(folder + "/projection", "postings", transport.get()));
-  Must(projection->Start());
+      leat::balances::Service::Open({folder + "/projection", "postings"}, transport.get()));
+  Must(projection->Own({}));
   leat::ledger::ServiceOptions ledger_options;
   ledger_options.path = folder + "/ledger";
   ledger_options.input_topic = "chain.blocks";
   ledger_options.relayed = true;
   const auto ledger = Must(leat::ledger::Service::Open(ledger_options, transport.get()));
-  const auto balances = Must(leat::balances::Service::Open(
-      folder + "/balances", std::string(leat::ledger::kLedgerEntriesTopic), transport.get()));
-  Must(ledger->Start());
-  Must(balances->Start());
+  const auto balances =
+      Must(leat::balances::Service::Open({folder + "/balances", entries}, transport.get()));
+  Must(ledger->Own({}));
+  Must(balances->Own({}));
 
   Latencies bare, one_hop, two_hops;
   const auto round = [&](uint64_t first, uint64_t events, Latencies* a, Latencies* b,
@@ -289,8 +291,8 @@ void Embedded(const std::string& folder, uint64_t count, int rounds) {
   const auto transport = Must(leat::bus::EmbeddedTransport::Open(folder + "/bus"));
   Must(transport->CreateTopic("postings", 1));
   const auto balances = Must(
-      leat::balances::Service::Open(folder + "/embedded", "postings", transport.get()));
-  Must(balances->Start());
+      leat::balances::Service::Open({folder + "/embedded", "postings"}, transport.get()));
+  Must(balances->Own({}));
   const int file = open((folder + "/fdatasync").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
   if (file < 0) Die("no file can be made in " + folder);
   const std::string page(4096, 'x');
