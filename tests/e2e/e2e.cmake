@@ -8,7 +8,11 @@ foreach(broker kafka rabbitmq)
     # Debian's own, which has the package of the AMQP client.
     COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e/brokers.py --broker ${broker} --leat $<TARGET_FILE:leat>
       --sample ${CMAKE_SOURCE_DIR}/deploy/sample)
-  # Each has ports of its own: both may run at a time.
-  set_tests_properties(e2e_${broker} PROPERTIES LABELS "e2e;crash;${broker}" TIMEOUT 3600)
+  # Roles in processes of their own.
+  add_test(NAME e2e_roles_${broker}
+    COMMAND /usr/bin/python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e/roles.py --broker ${broker} --leat $<TARGET_FILE:leat>
+      --sample ${CMAKE_SOURCE_DIR}/deploy/sample)
+  # Each has ports of its own: several may run at a time.
+  set_tests_properties(e2e_${broker} e2e_roles_${broker} PROPERTIES LABELS "e2e;crash;${broker}" TIMEOUT 7200)
 endforeach()
 set_tests_properties(e2e PROPERTIES LABELS e2e TIMEOUT 1200)

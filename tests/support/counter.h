@@ -4,8 +4,10 @@
 #include <atomic>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "runtime/decider.h"
+#include "runtime/inbox.h"
 #include "tests/support/test_support.h"
 
 namespace leat::test {
@@ -121,5 +123,64 @@ inline std::map<std::string, std::string> Rows(const eventstore::Database& datab
   }
   return out;
 }
+
+// What counts on a topic, as "type subject key data n/m".
+inline std::vector<std::string> ReadTopic(bus::Subscriber& transport, const std::string& topic) {
+  std::vector<std::string> out;
+  const uint64_t end = Must(transport.End(topic, 0)).offset;
+  const auto subscription = Must(transport.Subscribe(topic, 0, 0));
+  bus::MessageBatch batch;
+  runtime::InputPosition position;
+  runtime::Window window;
+  while (position.next < end) {
+    Must(subscription->Poll({}, &batch));
+    for (const auto& message : batch.messages) {
+      const auto& event = message.event;
+      if (!Must(runtime::Admit(topic, message, &position, &window)).counts()) continue;
+      out.push_back(std::string(event.type) + " " + std::string(event.subject) + " " +
+                    std::string(event.partitionkey) + " " + std::string(event.data) + " " +
+                    (event.cause ? std::to_string(event.cause->offset) + "#" +
+                                       std::to_string(event.cause->n) + "/" +
+                                       std::to_string(event.cause->m)
+                                 : "-"));
+    }
+  }
+  return out;
+}
+
+inline std::vector<std::string> ReadLog(const eventstore::Log& log) {
+  std::vector<std::string> out;
+  eventstore::LogCursor cursor = log.Read(0);
+  eventstore::LogEvent event;
+  while (Must(cursor.Next(&event))) {
+    const auto view = Must(event.Decode());
+    out.push_back(std::string(view.type) + " " + std::string(view.subject) + " " +
+                  std::string(view.partitionkey) + " " + std::string(view.data) + " " +
+                  (view.cause ? std::to_string(view.cause->offset) + "#" +
+                                    std::to_string(view.cause->n) + "/" +
+                                    std::to_string(view.cause->m)
+                              : "-"));
+  }
+  return out;
+}
+
+// What the inputs must lead to, worked out without the runtime.
+struct Expected {
+  std::vector<std::string> events;
+  std::map<std::string, std::string> rows;
+  std::map<std::string, uint64_t> counts;
+  uint64_t inputs = 0;
+
+  void Apply(const std::string& key, int n) {
+    for (int i = 1; i <= n; ++i) {
+      const uint64_t count = ++counts[key];
+      events.push_back("test.counted.v1 counter-" + key + " " + key + " " + key + "=" +
+                       std::to_string(count) + " " + std::to_string(inputs) + "#" +
+                       std::to_string(i) + "/" + std::to_string(n));
+      rows["c/" + key] = std::to_string(count);
+    }
+    ++inputs;
+  }
+};
 
 }  // namespace leat::test

@@ -1,0 +1,332 @@
+// Owners of a partition: frozen at every step while another one takes over, followed by warm copies, and back again.
+#include <doctest/doctest.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "bus/embedded/embedded_transport.h"
+#include "runtime/decider_runner.h"
+#include "runtime/owned_shard.h"
+#include "runtime/role.h"
+#include "tests/support/counter.h"
+#include "tests/support/forwarding_transport.h"
+#include "tests/support/test_support.h"
+
+namespace leat::runtime {
+namespace {
+
+using bus::EmbeddedTransport;
+using test::Counter;
+using test::CountInput;
+using test::Expected;
+using test::Must;
+using test::TempFolder;
+
+constexpr auto kPatience = std::chrono::seconds(60);
+constexpr auto kLook = std::chrono::milliseconds(2);
+constexpr std::string_view kTopic = "counted";
+
+// A process that can be stopped where it stands, as by SIGSTOP: at the n-th step that others could see or that it hears of
+// others. A step is the moment before a publish, the moment after it, and the moment after it has read something.
+class Freezing final : public test::ForwardingTransport {
+ public:
+  Freezing(bus::Transport* inner, int at) : ForwardingTransport(inner), at_(at) {}
+
+  Status PublishTo(std::string_view topic, uint32_t partition,
+                   const std::vector<events::Event>& events) override {
+    Step();
+    auto status = inner_->PublishTo(topic, partition, events);
+    Step();
+    return status;
+  }
+  Result<std::unique_ptr<bus::Subscription>> Subscribe(std::string_view topic, uint32_t partition,
+                                                       uint64_t offset) override {
+    LEAT_ASSIGN(auto inner, inner_->Subscribe(topic, partition, offset));
+    return std::make_unique<Reader>(std::move(inner), this);
+  }
+
+  bool WaitFrozen(std::chrono::milliseconds timeout) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, timeout, [&] { return frozen_; });
+  }
+  bool frozen() {
+    std::lock_guard lock(mutex_);
+    return frozen_;
+  }
+  void Thaw() {
+    {
+      std::lock_guard lock(mutex_);
+      at_ = -1;
+      frozen_ = false;
+    }
+    changed_.notify_all();
+  }
+
+ private:
+  class Reader final : public bus::Subscription {
+   public:
+    Reader(std::unique_ptr<bus::Subscription> inner, Freezing* owner)
+        : inner_(std::move(inner)), owner_(owner) {}
+    Status Poll(const bus::PollLimits& limits, bus::MessageBatch* batch) override {
+      bus::PollLimits one = limits;  // more steps
+      one.messages_max = 1;
+      auto status = inner_->Poll(one, batch);
+      if (!batch->messages.empty()) owner_->Step();
+      return status;
+    }
+    void Seek(uint64_t offset) override { inner_->Seek(offset); }
+    void Wake() override { inner_->Wake(); }
+
+   private:
+    std::unique_ptr<bus::Subscription> inner_;
+    Freezing* owner_;
+  };
+
+  // All of its threads stop, not one alone.
+  void Step() {
+    std::unique_lock lock(mutex_);
+    if (at_ >= 0 && steps_++ >= at_) {
+      frozen_ = true;
+      changed_.notify_all();
+    }
+    changed_.wait(lock, [&] { return !frozen_; });
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int at_;  // guarded by mutex_, as the rest
+  int steps_ = 0;
+  bool frozen_ = false;
+};
+
+RunnerOptions Input() {
+  RunnerOptions options;
+  options.topic = "asked";
+  return options;
+}
+
+// A counting service as a part of a role.
+class CounterPart final : public Part {
+ public:
+  CounterPart(const std::string& path, bus::Transport* transport) : transport_(transport) {
+    OwnedShardOptions options;
+    options.shard.path = path;
+    options.shard.name = "counter-0";
+    options.shard.has_log = true;
+    options.shard.resources = test::SmallResources();
+    options.topic = kTopic;
+    options.input = Input();
+    owned_ = Must(OwnedShard::Open(options, &counter_, transport));
+  }
+  ~CounterPart() override { Rest(); }
+
+  Status Own(const std::stop_token& stop) override {
+    Rest();
+    LEAT_TRY(owned_->Own(stop));
+    runner_ = std::make_unique<DeciderRunner>(owned_->shard().get(), &counter_, transport_, Input());
+    return runner_->Start();
+  }
+  Status Follow() override {
+    Rest();
+    return owned_->Follow();
+  }
+  void Rest() override {
+    runner_.reset();
+    owned_->Rest();
+  }
+  Standing standing() const override {
+    return {runner_ == nullptr ? 0 : runner_->status().applied(), owned_->published_end(),
+            owned_->epoch()};
+  }
+  Status error() const override {
+    LEAT_TRY(owned_->error());
+    return runner_ == nullptr ? Status() : runner_->status().error();
+  }
+  OwnedShard& owned() { return *owned_; }
+
+  // Everything up to `inputs` is decided, and there to stay.
+  bool WaitDone(uint64_t inputs) {
+    return runner_->status().WaitApplied(inputs, kPatience) &&
+           owned_->WaitPublished(owned_->shard()->log()->size(), kPatience);
+  }
+
+ private:
+  bus::Transport* const transport_;
+  Counter counter_;
+  std::unique_ptr<OwnedShard> owned_;
+  std::unique_ptr<DeciderRunner> runner_;
+};
+
+struct World {
+  TempFolder temp;
+  std::unique_ptr<EmbeddedTransport> transport;
+  Expected expected;
+
+  World() {
+    transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+    Must(transport->CreateTopic("asked", 1));
+    Must(transport->CreateTopic(kTopic, 1, {.owner = "counter"}));
+  }
+  void Ask(const std::string& key, int n) {
+    Must(transport->Publish("asked", {CountInput(key, n)}));
+    expected.Apply(key, n);
+  }
+  void CheckTopic() { CHECK(test::ReadTopic(*transport, std::string(kTopic)) == expected.events); }
+};
+
+bool Until(const std::function<bool()>& reached) {
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (!reached()) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(kLook);
+  }
+  return true;
+}
+
+TEST_CASE("an owner that is frozen at any step, and comes back when another one has taken over, changes nothing") {
+  int step = 0;
+  for (bool reached = true; reached; ++step) {
+    CAPTURE(step);
+    World world;
+    Freezing freezing(world.transport.get(), step);
+    CounterPart first(world.temp.Sub("first"), &freezing);
+    for (int i = 0; i < 3; ++i) world.Ask(i % 2 == 0 ? "a" : "b", i + 1);
+    std::jthread owner([&] {
+      auto owned = first.Own({});
+      // Two that claim at the same time: one of them has to try again.
+      if (!owned) CHECK(test::ClassOf(owned) == ErrorClass::kConflict);
+    });
+    reached = Until([&] {
+      return freezing.frozen() || first.owned().published() == world.expected.events.size();
+    }) && freezing.frozen();
+    if (!reached) {
+      owner.join();
+      world.CheckTopic();
+      break;
+    }
+    {
+      CounterPart second(world.temp.Sub("second"), world.transport.get());
+      Must(second.Own({}));
+      world.Ask("a", 2);
+      REQUIRE(second.WaitDone(world.expected.inputs));
+      world.CheckTopic();
+      freezing.Thaw();
+      owner.join();
+      // What it had in its hands comes late; then it knows, unless it only claims now.
+      REQUIRE(Until([&] { return !first.error() || !second.error() || first.owned().epoch() == 0; }));
+      world.CheckTopic();
+    }
+    world.Ask("b", 1);
+    Must(first.Own({}));
+    REQUIRE(first.WaitDone(world.expected.inputs));
+    world.CheckTopic();
+    CHECK(test::ReadLog(*first.owned().shard()->log()) == world.expected.events);
+    CHECK(test::Rows(first.owned().shard()->database()) == world.expected.rows);
+  }
+  // The claim, its reading back, three decisions, their publishing and reading back.
+  CHECK(step > 8);
+  MESSAGE(step, " steps");
+}
+
+TEST_CASE("a warm copy follows its owner, and takes over from where it is") {
+  World world;
+  CounterPart owner(world.temp.Sub("owner"), world.transport.get());
+  CounterPart standby(world.temp.Sub("standby"), world.transport.get());
+  Must(owner.Own({}));
+  Must(standby.Follow());
+  for (int i = 0; i < 50; ++i) world.Ask("k" + std::to_string(i % 3), i % 4);
+  REQUIRE(owner.WaitDone(world.expected.inputs));
+  REQUIRE(Until([&] { return standby.owned().published() == world.expected.events.size(); }));
+  CHECK(test::ReadLog(*standby.owned().shard()->log()) == world.expected.events);
+  CHECK(test::Rows(standby.owned().shard()->database()) == world.expected.rows);
+  CHECK(Must(standby.owned().shard()->Input("asked", 0)).next > 0);
+  // Neither of them is asked: the other one is gone.
+  owner.Rest();
+  Must(standby.Own({}));
+  world.Ask("k1", 3);
+  REQUIRE(standby.WaitDone(world.expected.inputs));
+  world.CheckTopic();
+  // And the other way round, with a copy that was not warm all the time.
+  Must(owner.Follow());
+  REQUIRE(Until([&] { return owner.owned().published() == world.expected.events.size(); }));
+  CHECK(test::Rows(owner.owned().shard()->database()) == world.expected.rows);
+}
+
+TEST_CASE("a log that went another way is put aside, and built anew from the topic") {
+  for (const bool follows : {false, true}) {
+    CAPTURE(follows);
+    World world;
+    {
+      CounterPart first(world.temp.Sub("first"), world.transport.get());
+      Must(first.Own({}));
+      world.Ask("a", 1);
+      REQUIRE(first.WaitDone(1));
+      first.Rest();
+      // Decided, and not published: what a feed may have when it loses its partition.
+      Decision mine;
+      mine.Add("counter-a", test::kCounted, 5, "a", "a=2", "mine");
+      Counter counter;
+      const auto shard = first.owned().shard();
+      Must(StageDecision(shard.get(), &counter, mine, nullptr));
+      Must(shard->Commit(true));
+    }
+    CounterPart second(world.temp.Sub("second"), world.transport.get());
+    Must(second.Own({}));
+    world.Ask("a", 2);
+    REQUIRE(second.WaitDone(2));
+
+    CounterPart first(world.temp.Sub("first"), world.transport.get());
+    if (follows) {
+      Must(first.Follow());
+    } else {
+      Must(first.Own({}));
+      REQUIRE(first.WaitDone(2));
+    }
+    REQUIRE(Until([&] { return first.owned().published() == world.expected.events.size(); }));
+    CHECK(test::ReadLog(*first.owned().shard()->log()) == world.expected.events);
+    CHECK(test::Rows(first.owned().shard()->database()) == world.expected.rows);
+    CHECK(std::filesystem::exists(world.temp.Sub("first") + ".aside"));
+    world.CheckTopic();
+  }
+}
+
+TEST_CASE("members of a role take turns, and a part that fails is tried again") {
+  World world;
+  const auto open = [&](const std::string& name) {
+    RoleOptions options;
+    options.name = "counter";
+    options.topic = "asked";
+    options.standby = true;
+    return Must(Role::Open(options, [&](uint32_t) -> Result<std::unique_ptr<Part>> {
+      return std::make_unique<CounterPart>(world.temp.Sub(name), world.transport.get());
+    }));
+  };
+  const auto one = open("one");
+  const auto two = open("two");
+  std::atomic<int> told{0}, refused{2};
+  const auto on_owned = [&](uint32_t, bool owned) -> Status {
+    if (owned && refused-- > 0) return Fail(ErrorClass::kUnavailable, "not yet");
+    told += owned ? 1 : -1;
+    return {};
+  };
+  one->Join(world.transport.get(), "one", on_owned);
+  REQUIRE(Until([&] { return one->Owns(0); }));
+  CHECK(told == 1);
+  two->Join(world.transport.get(), "two", [](uint32_t, bool) { return Status(); });
+  REQUIRE(Until([&] { return two->state(0) == PartState::kFollowing; }));
+  world.Ask("a", 3);
+  REQUIRE(static_cast<CounterPart*>(one->part(0))->WaitDone(1));
+  one->Stop();
+  CHECK(told == 0);
+  CHECK(one->state(0) == PartState::kResting);
+  REQUIRE(Until([&] { return two->Owns(0); }));
+  world.Ask("a", 1);
+  REQUIRE(static_cast<CounterPart*>(two->part(0))->WaitDone(2));
+  world.CheckTopic();
+  CHECK(two->error());
+  CHECK(one->error());
+}
+
+}  // namespace
+}  // namespace leat::runtime
