@@ -23,9 +23,12 @@ constexpr auto kTakenForAnother = std::chrono::seconds(30);
 constexpr auto kAskPause = std::chrono::milliseconds(1000);
 constexpr auto kAskTimeout = std::chrono::milliseconds(500);
 constexpr auto kCommitRetryPause = std::chrono::milliseconds(500);
+// How long the end of a join that was begun is waited for when a membership ends.
+constexpr auto kJoinEnds = std::chrono::milliseconds(5000);
 // How long the last commit of a membership that ends is waited for.
 constexpr auto kFarewell = std::chrono::milliseconds(1000);
 constexpr size_t kErrorTextMax = 512;
+constexpr int kDestroysAnyConsumer = 0x02030000;  // a version of librdkafka
 
 // Where the user sets nothing else.
 const Properties kDefaults = {
@@ -101,6 +104,9 @@ class KafkaMembership final : public Membership {
   Status Open();
   void Close();
   void Reopen();
+  // librdkafka before 2.3 (its issue 4312) aborts the process when a cooperative-sticky consumer is
+  // destroyed that has an answer to its join and has never had an assignment.
+  bool MayDestroy() const;
 
   void Serve(const std::stop_token& stop);
   void Assigned(const rd_kafka_topic_partition_list_t& partitions);
@@ -124,6 +130,7 @@ class KafkaMembership final : public Membership {
   // Of the thread.
   rd_kafka_t* handle_ = nullptr;
   bool reopen_ = false;
+  bool assigned_ = false;  // the handle has had an assignment, be it an empty one
   std::optional<std::chrono::steady_clock::time_point> troubled_;  // last
   List revoked_;                                                   // not given back yet
   bool committing_ = false;
@@ -199,14 +206,30 @@ void KafkaMembership::Close() {
     queue_ = nullptr;
   }
   // A static member does not leave, and closing in order would wait for a broker that may be away.
-  if (handle_ != nullptr) rd_kafka_destroy_flags(handle_, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+  if (handle_ != nullptr && MayDestroy()) {
+    rd_kafka_destroy_flags(handle_, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+  } else if (handle_ != nullptr) {
+    core::LogWarning(kComponent, names_.group +
+                                     ": a consumer is left alone, destroying it would "
+                                     "end the process");
+  }
   handle_ = nullptr;
+  assigned_ = false;
+}
+
+bool KafkaMembership::MayDestroy() const {
+  if (assigned_ || rd_kafka_version() >= kDestroysAnyConsumer) return true;
+  char* const member_id = rd_kafka_memberid(handle_);
+  const bool joined = member_id != nullptr && *member_id != '\0';
+  if (member_id != nullptr) rd_kafka_mem_free(handle_, member_id);
+  return !joined;
 }
 
 void KafkaMembership::Reopen() {
   reopen_ = false;
-  core::LogWarning(kComponent, names_.group + ": the broker took this member for another one of "
-                                              "its name: it joins again");
+  core::LogWarning(kComponent, names_.group +
+                                   ": the broker took this member for another one of "
+                                   "its name: it joins again");
   Close();
   revoked_.reset();
   committing_ = false;
@@ -236,7 +259,12 @@ void KafkaMembership::Serve(const std::stop_token& stop) {
     Unassign();
     AskWhetherOver();
   }
-  if (reopen_) return;
+  const auto end = std::chrono::steady_clock::now() + kJoinEnds;
+  const auto failed = [&] {
+    return rd_kafka_fatal_error(handle_, nullptr, 0) != RD_KAFKA_RESP_ERR_NO_ERROR;
+  };
+  while (!MayDestroy() && !failed() && std::chrono::steady_clock::now() < end) step();
+  if (failed()) return;
   commit_again_ = {};
   const auto deadline = std::chrono::steady_clock::now() + kFarewell;
   do {
@@ -247,6 +275,7 @@ void KafkaMembership::Serve(const std::stop_token& stop) {
 }
 
 void KafkaMembership::Assigned(const rd_kafka_topic_partition_list_t& partitions) {
+  assigned_ = true;
   const List list(rd_kafka_topic_partition_list_copy(&partitions));
   // Nothing is to be read; should a fetch be faster than the pause, it finds nothing.
   for (int i = 0; i < list->cnt; ++i) list->elems[i].offset = RD_KAFKA_OFFSET_END;

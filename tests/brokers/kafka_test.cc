@@ -249,6 +249,45 @@ TEST_CASE("a member whose owner is busy stays a member") {
   CHECK(Must(busy->Poll(std::chrono::milliseconds(0))) == Share{{0}, {}});
 }
 
+TEST_CASE("a membership may end at any moment") {
+  const auto transport = Must(KafkaTransport::Open(Options()));
+  Must(transport->CreateTopic("ended", 1));
+  constexpr int kRounds = 12;
+  constexpr auto kStep = std::chrono::milliseconds(5);
+  for (int round = 0; round < kRounds; ++round) {
+    const auto member = Must(transport->Join("ended", "workers", "same"));
+    std::this_thread::sleep_for(round * kStep);  // before, in and after its join
+  }
+  const auto member = Must(transport->Join("ended", "workers", "same"));
+  CHECK(Must(member->Poll(kPatience)).held.size() == 1);
+}
+
+TEST_CASE("after its broker was away a member takes another one of its name for itself") {
+  const auto transport = Must(KafkaTransport::Open(Options()));
+  Must(transport->CreateTopic("forgotten", 1));
+  const auto member = Must(transport->Join("forgotten", "workers", "same"));
+  const auto holds = [&](const std::unique_ptr<Membership>& who) {
+    const auto share = who->Poll(std::chrono::milliseconds(100));
+    if (!share && !share.error().Retryable()) FAIL(share.error().Text());
+    return share && share->held.size() == 1;
+  };
+  const auto deadline = std::chrono::steady_clock::now() + 2 * kPatience;
+  const auto in_time = [&] { return std::chrono::steady_clock::now() < deadline; };
+  while (!holds(member)) REQUIRE(in_time());
+  TheCluster().broker.Run("stop");
+  TheCluster().broker.Run("start");
+  while (!holds(member)) REQUIRE(in_time());
+  // As when the answer to its join was lost: the broker knows a newer one.
+  const auto newer = Must(transport->Join("forgotten", "workers", "same"));
+  Result<Share> told;
+  while ((told = newer->Poll(std::chrono::milliseconds(100))) || told.error().Retryable()) {
+    (void)holds(member);
+    REQUIRE(in_time());
+  }
+  Refused(told, ErrorClass::kConflict, {"same"});
+  while (!holds(member)) REQUIRE(in_time());
+}
+
 // Answers every request for API versions as a broker that knows this one request alone, in its
 // oldest form, and nothing else. The first answer of a broker before 0.10 is even less.
 class OldBroker {
