@@ -52,6 +52,11 @@ class Decider : public Evolver {
  public:
   // This input and the one after it must be decided in one commit.
   virtual bool Continues(const events::EventView&) const { return false; }
+  // `next` is the one after `previous`, which continues. When it is not, whoever wrote `previous` lost the partition before the
+  // rest was written: all that belongs to it is passed over, as if it had not come.
+  virtual bool Continued(const events::EventView& /*previous*/, const events::EventView& /*next*/) const {
+    return true;
+  }
   // The decision on this input reads the shard's own log: what was decided before must be in it.
   virtual bool NeedsLog(const events::EventView&) const { return false; }
   // Writes nothing. An error stops the shard. `log` is the shard's own.

@@ -148,6 +148,9 @@ Status DeciderRunner::Run(std::stop_token stop) {
     return {};
   };
   bool continues = false;
+  events::Event previous;            // while it continues; as these
+  uint64_t begun = 0;                // offset of the first of what must be decided together
+  uint64_t broken_from = 0, broken_to = 0;  // offsets of what was broken off
   while (!stop.stop_requested() && position_.next < options_.stop_at) {
     // What is staged is committed when the input pauses, or when it is enough: never wait with it, unless it is half of
     // something.
@@ -157,7 +160,7 @@ Status DeciderRunner::Run(std::stop_token stop) {
     LEAT_TRY(PollWithRetry(stop, shard_->name(), subscription.get(), limits, &batch));
     for (const bus::Message& message : batch.messages) {
       if (message.offset >= options_.stop_at) break;
-      if (shard_->log()->StagedBytes() > 0 && decider_->NeedsLog(message.event)) {
+      if (!continues && shard_->log()->StagedBytes() > 0 && decider_->NeedsLog(message.event)) {
         LEAT_TRY(commit());  // before the position moves behind this message
       }
       LEAT_ASSIGN(const Admission admission,
@@ -169,11 +172,30 @@ Status DeciderRunner::Run(std::stop_token stop) {
         LEAT_TRY(Retry(stop, shard_->name(), reject));
       }
       if (!admission.counts()) continue;
+      if (message.offset >= broken_from && message.offset < broken_to) continue;
+      if (continues && !decider_->Continued(previous.view(), message.event)) {
+        core::LogWarning(shard_->name(), options_.topic + " breaks off at offset " +
+                                             std::to_string(message.offset) + " what began at " +
+                                             std::to_string(begun) + ": that is passed over");
+        broken_from = begun;
+        broken_to = message.offset;
+        continues = false;
+        LEAT_TRY(shard_->Abandon());
+        const uint32_t incarnation = position_.incarnation;
+        LEAT_ASSIGN(position_, shard_->Input(options_.topic, options_.partition));
+        position_.incarnation = incarnation;
+        window_ = {};
+        LEAT_TRY(shard_->ReadWindow(options_.topic, options_.partition, &window_));
+        subscription->Seek(position_.next);
+        break;
+      }
       decision.Clear();
       LEAT_TRY(decider_->Decide(shard_->state(), *shard_->log(), message.event, &decision));
       const events::Cause cause{options_.topic, options_.partition, message.offset, 0, 0};
       LEAT_TRY(StageDecision(shard_, decider_, decision, &cause));
+      if (!continues) begun = message.offset;
       continues = decider_->Continues(message.event);
+      if (continues) previous = events::Event(message.event);
       if (!continues && shard_->StagedBytes() >= options_.commit_bytes) LEAT_TRY(commit());
     }
     const bool more = batch.messages.size() == limits.messages_max;

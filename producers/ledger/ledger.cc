@@ -348,6 +348,14 @@ bool Ledger::Continues(const events::EventView& input) const {
   return part < parts;
 }
 
+bool Ledger::Continued(const events::EventView& previous, const events::EventView& next) const {
+  BlockObserved before, after;
+  return next.type == events::kBlockObserved &&
+         before.ParseFromArray(previous.data.data(), static_cast<int>(previous.data.size())) &&
+         after.ParseFromArray(next.data.data(), static_cast<int>(next.data.size())) &&
+         after.header().hash() == before.header().hash() && after.part() == before.part() + 1;
+}
+
 bool Ledger::NeedsLog(const events::EventView& input) const {
   return input.type == events::kBlockReverted;
 }

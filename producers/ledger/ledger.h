@@ -21,6 +21,7 @@ class Ledger final : public runtime::Decider {
  public:
   // A block in parts is decided in one commit.
   bool Continues(const events::EventView& input) const override;
+  bool Continued(const events::EventView& previous, const events::EventView& next) const override;
   // A reversal reads the postings it reverses.
   bool NeedsLog(const events::EventView& input) const override;
   Status Decide(const runtime::State& state, const eventstore::Log& log,

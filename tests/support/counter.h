@@ -36,6 +36,9 @@ class Counter final : public runtime::Decider {
   bool Continues(const events::EventView& input) const override {
     return input.type == "test.asked_part.v1";
   }
+  bool Continued(const events::EventView& previous, const events::EventView& next) const override {
+    return next.data.substr(0, next.data.find('+')) == previous.data.substr(0, previous.data.find('+'));
+  }
   bool NeedsLog(const events::EventView& input) const override { return input.subject == "needs log"; }
 
   Status Decide(const runtime::State& state, const eventstore::Log& log,

@@ -317,6 +317,33 @@ TEST_CASE("an input whose other half does not come is not decided in part") {
   CHECK(ReadLog(*shard->log()).size() == 2);
 }
 
+TEST_CASE("an input whose other half was never written is passed over") {
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("asked", 1));
+  Expected expected;
+  const auto lost = [&](const std::string& key) {
+    Must(transport->Publish("asked", {CountInput(key, 1, true), CountInput(key, 2, true)}));
+    expected.inputs += 2;
+  };
+  Publish(*transport, &expected, "a", 2);
+  lost("b");
+  Publish(*transport, &expected, "a", 1);  // somebody else goes on
+  lost("b");
+  lost("c");  // breaks off, and is broken off
+  Publish(*transport, &expected, "b", 3);
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  RunnerOptions options = Input();
+  SUBCASE("in one commit with what came before") {}
+  SUBCASE("after a commit") { options.commit_bytes = 1; }
+  DeciderRunner runner(shard.get(), &counter, transport.get(), options);
+  Must(runner.Start());
+  REQUIRE(runner.status().WaitApplied(expected.inputs, kPatience));
+  CHECK(ReadLog(*shard->log()) == expected.events);
+  CHECK(test::Rows(shard->database()) == expected.rows);
+}
+
 TEST_CASE("an input and those it continues in are one commit") {
   const TempFolder temp;
   auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""kill -9 of the process that has the ledger, under load on Kafka: how long until it is worked on again.
+
+usage: python3 bench/transports/recovery.py --leat build/release/leat [--rounds N] [--transfers N] [--port N]
+
+Three processes: one has the feed, the balances and the gateway, one the ledger, and in the second case a third one a warm copy
+of it. Seeded transfers are ingested through the first; in mid-traffic the second is killed, and started again at once (case
+one) or not at all (case two). Measured is the time from the kill to the first posting that a new owner published, by the
+timestamps that the broker keeps of its messages. Every balance is compared in the end.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
+
+from brokers import World  # noqa: E402
+from harness import Leat  # noqa: E402
+from roles import Deployment, Process  # noqa: E402
+
+CHAIN = "eip155:1"
+
+
+def epochs(world, leat):
+    """When each owner of the ledger's partition published its first posting."""
+    out = subprocess.run(["kcat", "-q", "-b", f"127.0.0.1:{world.broker.port}", "-C", "-e", "-o", "beginning", "-t",
+                          leat.prefix + "ledger.entries", "-f", "%T %h\n"], stdout=subprocess.PIPE, check=True).stdout
+    first = {}
+    for line in out.decode("utf-8", "replace").splitlines():
+        stamp, _, rest = line.partition(" ")
+        headers = dict(pair.partition("=")[::2] for pair in rest.split(","))
+        if headers.get("ce_type", "").startswith("runtime."):
+            continue
+        first.setdefault(int(headers["ce_source"].rsplit("/", 1)[1]), int(stamp) / 1000)
+    return first
+
+
+def measure(world, files, standby, expected):
+    splits = {"feed": ("--role", "ingest,balances,gateway"), "one": ("--role", "ledger")}
+    with Deployment(world, splits) as deployment:
+        deployment.wait_owned()
+        if standby:
+            deployment.processes["two"] = Process(deployment.of("two"), "two", "--role", "ledger", "--standby")
+            deployment.wait_until(lambda: any(
+                part["state"] == "following" for instance in deployment.user.json("cluster")["instances"]
+                for part in instance["parts"]), "the copy follows")
+        load = subprocess.Popen(deployment.of("load").command("ingest", "ethereum-etl", files, "--chain", CHAIN),
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        owner = "one"
+        deployment.wait_until(lambda: (deployment.user.json("lag")["lag"][1]["done"] or 0) > 100, "the ledger works")
+        before = deployment.owners()[("ledger", 0)]
+        if before == ["two"]:
+            owner = "two"
+        time.sleep(0.3)
+        killed = time.time()
+        deployment.processes[owner].kill()
+        if not standby:
+            deployment.processes[owner].start()
+        if load.wait() != 0:
+            raise SystemExit("the ingest failed")
+        if deployment.user.state_hash() != expected:
+            raise SystemExit("the balances are wrong")
+        seen = epochs(world, deployment.user)
+        after = [at for at in seen.values() if at >= killed]
+        if not after:
+            raise SystemExit("the kill came too late: give it more transfers")
+        if standby:
+            deployment.processes.pop(owner)
+        return min(after) - killed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--leat", required=True)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--transfers", type=int, default=400_000)
+    parser.add_argument("--port", type=int, default=19432)
+    arguments = parser.parse_args()
+    folder = tempfile.mkdtemp(prefix="leat-recovery-")
+    arguments.broker, arguments.seed, arguments.sample = "kafka", 1, ROOT
+    world = World(arguments, folder)
+    try:
+        files = os.path.join(folder, "etl")
+        subprocess.run([sys.executable, os.path.join(ROOT, "bench", "generate_transfers.py"), "--transfers",
+                        str(arguments.transfers), "--accounts", "20000", files], check=True, stdout=subprocess.DEVNULL)
+        reference = Leat(arguments.leat, os.path.join(folder, "reference"))
+        reference.ok("ingest", "ethereum-etl", files, "--chain", CHAIN)
+        expected = reference.state_hash()
+        world.broker.call("start")
+        results = {}
+        for name, standby in (("the same instance, started again", False), ("another instance with a standby", True)):
+            results[name] = [measure(world, files, standby, expected) for _ in range(arguments.rounds)]
+            print(f"{name}: median {statistics.median(results[name]):.2f} s of {', '.join(f'{one:.2f}' for one in results[name])}",
+                  flush=True)
+        print(json.dumps({"load": os.getloadavg()[0], **results}))
+    finally:
+        world.broker.call("wipe")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
