@@ -1,5 +1,8 @@
 #include "runtime/decider_runner.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "core/log.h"
 #include "runtime/inbox.h"
 #include "runtime/retry.h"
@@ -140,17 +143,19 @@ Status DeciderRunner::Run(std::stop_token stop) {
   bus::MessageBatch batch;
   bus::PollLimits limits;
   Decision decision;
+  // Offsets of what was broken off, first and behind, since the last commit.
+  std::vector<std::pair<uint64_t, uint64_t>> broken;
   const auto commit = [&]() -> Status {
     shard_->SetInput(options_.topic, options_.partition, position_, &window_);
     // Events are synced before anybody sees them; a commit of positions alone need not be.
     LEAT_TRY(shard_->Commit(shard_->log()->StagedBytes() > 0));
     status_.Advance(position_.next);
+    broken.clear();
     return {};
   };
   bool continues = false;
   events::Event previous;            // while it continues; as these
   uint64_t begun = 0;                // offset of the first of what must be decided together
-  uint64_t broken_from = 0, broken_to = 0;  // offsets of what was broken off
   while (!stop.stop_requested() && position_.next < options_.stop_at) {
     // What is staged is committed when the input pauses, or when it is enough: never wait with it, unless it is half of
     // something.
@@ -172,13 +177,15 @@ Status DeciderRunner::Run(std::stop_token stop) {
         LEAT_TRY(Retry(stop, shard_->name(), reject));
       }
       if (!admission.counts()) continue;
-      if (message.offset >= broken_from && message.offset < broken_to) continue;
+      const bool lost = std::any_of(broken.begin(), broken.end(), [&](const auto& range) {
+        return message.offset >= range.first && message.offset < range.second;
+      });
+      if (lost) continue;
       if (continues && !decider_->Continued(previous.view(), message.event)) {
         core::LogWarning(shard_->name(), options_.topic + " breaks off at offset " +
                                              std::to_string(message.offset) + " what began at " +
                                              std::to_string(begun) + ": that is passed over");
-        broken_from = begun;
-        broken_to = message.offset;
+        broken.emplace_back(begun, message.offset);
         continues = false;
         LEAT_TRY(shard_->Abandon());
         const uint32_t incarnation = position_.incarnation;

@@ -217,7 +217,8 @@ TEST_CASE("http api: events show repetitions of nobody's, and what counts of an 
     const std::string source = runtime::OwnedSource("s-0", 0xabc, 1);
     events::EventView view;
     view.type = "test.happened.v1";
-    view.id = "owned " + std::to_string(position);
+    const std::string id = "owned " + std::to_string(position);
+    view.id = id;
     view.source = source;
     view.position = position;
     return events::Event(view);
