@@ -31,6 +31,7 @@ events::Event Opening(std::string_view chain, uint64_t wei) {
   leg->set_kind(ledger::v1::LEG_OPENING);
   test::EventParts parts;
   parts.type = events::kEntriesPosted;
+  parts.id = test::FreshId();
   parts.data = posted.SerializeAsString();
   return test::MakeEvent(parts);
 }
