@@ -179,11 +179,12 @@ class LocalBackend final : public CallingBackend {
   }
   Result<ingest::FeedReport> SubmitBlocks(
       const std::vector<chain::v1::BlockObserved>& blocks) override {
-    // As what this process owns it needs no text; CatchUp waits until it is published.
+    // What this process owns needs no text.
     const uint32_t partition =
         blocks.empty() ? 0 : bus::PartitionOf(blocks.front().chain(), node_->partitions());
     if (node_->Owns(gateway::kIngestRole, partition)) {
-      return node_->feed(partition)->Submit(blocks);
+      constexpr auto kPublishedMax = std::chrono::minutes(2);
+      return node_->feed(partition)->SubmitAndPublish(blocks, kPublishedMax);
     }
     return SubmitByCall(blocks);
   }

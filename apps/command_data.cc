@@ -67,6 +67,10 @@ Status Lag(const Context& context, bool as_json) {
             core::WithThousands(part["end"].get<uint64_t>()) + "\n");
       continue;
     }
+    if (part["lag"].is_null()) {
+      Print(name + ": " + Text(part["state"]) + " by " + Text(part["instance"]) + "\n");
+      continue;
+    }
     Print(name + ": " + core::WithThousands(part["lag"].get<uint64_t>()) + " behind, at " +
           core::WithThousands(part["done"].get<uint64_t>()) + " of " +
           core::WithThousands(part["end"].get<uint64_t>()) + " in " + Text(part["topic"]) + ", " +

@@ -352,6 +352,7 @@ Result<runtime::Requester*> Node::requester() {
 void Node::StopRequests() {
   std::lock_guard lock(requester_mutex_);
   requests_stopped_ = true;
+  if (forwarder_ != nullptr) forwarder_->Stop();
   if (requester_ != nullptr) requester_->Stop();
 }
 
@@ -426,7 +427,9 @@ Status Node::CatchUp(const std::function<void(uint64_t, uint64_t)>& progress) {
       }
     };
     if (feed(i) != nullptr && Owns(gateway::kIngestRole, i)) {
-      LEAT_TRY(until([&] { return feed(i)->WaitPublished(kStep); }));
+      LEAT_TRY(until([&] {
+        return feed(i)->WaitPublished(kStep) || !Owns(gateway::kIngestRole, i);
+      }));
     }
     LEAT_ASSIGN(const auto blocks, transport_->End(ingest::kChainBlocksTopic, i));
     uint64_t entries = 0;

@@ -382,6 +382,13 @@ struct Api::Impl {
     return ScopeOf(named.empty() ? std::string_view(params.Text("chain")) : named);
   }
 
+  // A part that was never at work has none.
+  Result<View> ViewOf(const Scope& scope) const {
+    View view = scope.balances->view();
+    if (view == nullptr) return NotHere(kBalancesRole, scope.partition);
+    return view;
+  }
+
   std::string ChainOf(const Scope& scope, const Queries& queries) const {
     if (!scope.chain.empty()) return scope.chain;
     // Where there is one chain only, it is meant.
@@ -427,7 +434,7 @@ struct Api::Impl {
       if (!decided && decided.error().Retryable()) return late();
       LEAT_TRY(decided);
       if (!scope.balances->WaitApplied(*decided, left())) return late();
-      const View view = scope.balances->view();
+      LEAT_ASSIGN(const View view, ViewOf(scope));
       LEAT_ASSIGN(const auto after, Queries(*view).AfterCause(position.topic, position.partition,
                                                               position.offset));
       return after.value_or(0);
@@ -524,7 +531,7 @@ struct Api::Impl {
     cached.partition = scope.partition;
     // Read before the view: a commit between the two makes the view newer than its number, which costs one more look.
     const uint64_t generation = scope.balances->generation();
-    View view = scope.balances->view();
+    LEAT_ASSIGN(View view, ViewOf(scope));
     const Queries queries(*view);
     cached.chain = ChainOf(scope, queries);
     LEAT_ASSIGN(cached.moment, queries.Resolve(cached.chain, {}));
@@ -575,7 +582,7 @@ struct Api::Impl {
     LEAT_ASSIGN(const AccountName account, ParseAccount(name));
     LEAT_ASSIGN(const Scope scope, ScopeOf(params, account.chain));
     LEAT_ASSIGN(const auto selector, SelectorOf(params, scope));
-    const View view = scope.balances->view();
+    LEAT_ASSIGN(const View view, ViewOf(scope));
     const Queries queries(*view);
     const std::string chain = ChainOf(scope, queries);
     LEAT_TRY(CheckAsset(params, chain));
@@ -605,7 +612,7 @@ struct Api::Impl {
     }
     LEAT_ASSIGN(const Scope scope, ScopeOf(params, account.chain));
     LEAT_ASSIGN(const auto selector, SelectorOf(params, scope));
-    const View view = scope.balances->view();
+    LEAT_ASSIGN(const View view, ViewOf(scope));
     const Queries queries(*view);
     const std::string chain = ChainOf(scope, queries);
     LEAT_TRY(CheckAsset(params, chain));
@@ -656,7 +663,7 @@ struct Api::Impl {
     }
     LEAT_ASSIGN(const Scope scope, ScopeOf(params));
     LEAT_ASSIGN(const auto selector, SelectorOf(params, scope));
-    const View view = scope.balances->view();
+    LEAT_ASSIGN(const View view, ViewOf(scope));
     const Queries queries(*view);
     LEAT_ASSIGN(const Moment moment, queries.Resolve(ChainOf(scope, queries), selector));
     const bool csv = format == "csv";
@@ -695,7 +702,7 @@ struct Api::Impl {
     LEAT_ASSIGN(const uint64_t limit, params.Limit());
     LEAT_ASSIGN(const Scope scope, ScopeOf(params));
     LEAT_ASSIGN(const auto selector, SelectorOf(params, scope));
-    const View view = scope.balances->view();
+    LEAT_ASSIGN(const View view, ViewOf(scope));
     const Queries queries(*view);
     const std::string chain = ChainOf(scope, queries);
     LEAT_ASSIGN(const Moment moment, queries.Resolve(chain, selector));
@@ -716,7 +723,7 @@ struct Api::Impl {
     LEAT_TRY(params.Allow({"at_block", "at_position", "at_time", "after", "chain"}));
     LEAT_ASSIGN(const Scope scope, ScopeOf(params));
     LEAT_ASSIGN(const auto selector, SelectorOf(params, scope));
-    const View view = scope.balances->view();
+    LEAT_ASSIGN(const View view, ViewOf(scope));
     const Queries queries(*view);
     const std::string chain = ChainOf(scope, queries);
     LEAT_ASSIGN(const Moment moment, queries.Resolve(chain, selector));
@@ -736,7 +743,7 @@ struct Api::Impl {
     LEAT_ASSIGN(const uint64_t limit, params.Limit());
     LEAT_ASSIGN(const auto before, params.Number("before"));
     LEAT_ASSIGN(const Scope scope, ScopeOf(params));
-    const View view = scope.balances->view();
+    LEAT_ASSIGN(const View view, ViewOf(scope));
     const Queries queries(*view);
     const std::string chain = ChainOf(scope, queries);
     LEAT_ASSIGN(const auto blocks, queries.Blocks(chain, before, limit + 1));
@@ -755,7 +762,7 @@ struct Api::Impl {
   Status Block(std::string_view name, const Params& params, HttpResponse* response) const {
     LEAT_TRY(params.Allow({"chain"}));
     LEAT_ASSIGN(const Scope scope, ScopeOf(params));
-    const View view = scope.balances->view();
+    LEAT_ASSIGN(const View view, ViewOf(scope));
     const Queries queries(*view);
     const std::string chain = ChainOf(scope, queries);
     BlockRow block;
@@ -882,6 +889,8 @@ struct Api::Impl {
   Status Ask(const HttpRequest& request, const Params& params, HttpResponse* response) const {
     LEAT_TRY(params.Allow({"topic", "timeout_ms", "partition"}));
     LEAT_ASSIGN(const std::string topic, TopicOf(request, params));
+    LEAT_ASSIGN(const bool allowed, MayWrite(topic, request, response));
+    if (!allowed) return {};
     LEAT_ASSIGN(const auto timeout, params.Number("timeout_ms"));
     LEAT_ASSIGN(const auto partition, params.Number("partition"));
     runtime::AskOptions options;
@@ -916,9 +925,20 @@ struct Api::Impl {
     return {};
   }
 
+  // Topics by which processes ask each other are for those who may do what is asked there.
+  Result<bool> MayWrite(std::string_view topic, const HttpRequest& request,
+                        HttpResponse* response) const {
+    if (!topic.starts_with("leat.")) return true;
+    bool allowed = false;
+    LEAT_TRY(Authorize(request, response, &allowed));
+    return allowed;
+  }
+
   Status Publish(const HttpRequest& request, const Params& params, HttpResponse* response) const {
     LEAT_TRY(params.Allow({"topic", "partitions"}));
     LEAT_ASSIGN(const std::string topic, TopicOf(request, params));
+    LEAT_ASSIGN(const bool allowed, MayWrite(topic, request, response));
+    if (!allowed) return {};
     LEAT_ASSIGN(const auto events, EventsOf(request));
     LEAT_ASSIGN(const auto partitions, params.Number("partitions"));
     LEAT_TRY(EnsureTopic(topic, partitions));
@@ -1058,7 +1078,7 @@ struct Api::Impl {
     if (state_root) {
       LEAT_ASSIGN(const Scope scope, ScopeOf(params));
     LEAT_ASSIGN(const auto selector, SelectorOf(params, scope));
-      const View view = scope.balances->view();
+      LEAT_ASSIGN(const View view, ViewOf(scope));
       const Queries queries(*view);
       LEAT_ASSIGN(const Moment moment, queries.Resolve(ChainOf(scope, queries), selector));
       if (!moment.block) return Fail(ErrorClass::kNotFound, "there is no block yet");
@@ -1104,14 +1124,17 @@ struct Api::Impl {
     bool published = false;          // what was decided on them can be read
     uint64_t decided = 0;            // offset behind that
     uint64_t balances_applied = 0;   // of these
-    bool ledger_known = false, balances_known = false;  // somebody is at work
+    bool feed_known = false, ledger_known = false, balances_known = false;  // somebody is at work
   };
   Result<Pipeline> PipelineOf(uint32_t partition) const {
     constexpr std::chrono::milliseconds kNow(0);
     Pipeline out;
     if (const auto* feed = PartOf(services_.feeds, partition);
         feed != nullptr && Owns(kIngestRole, partition)) {
+      out.feed_known = true;
       out.blocks_published = feed->WaitPublished(kNow);
+    } else if (services_.cluster != nullptr) {
+      out.feed_known = services_.cluster->Owner(kIngestRole, partition).has_value();
     }
     LEAT_ASSIGN(const auto blocks, services_.transport->End(ingest::kChainBlocksTopic, partition));
     out.blocks = blocks.offset;
@@ -1159,7 +1182,8 @@ struct Api::Impl {
         balances_applied += pipeline.balances_applied;
         balances_lag += pipeline.decided - std::min(pipeline.decided, pipeline.balances_applied);
         caught_up &= CaughtUp(pipeline, &starts_[i]);
-        for (const auto& [known, role] : {std::pair{pipeline.ledger_known, kLedgerRole},
+        for (const auto& [known, role] : {std::pair{pipeline.feed_known, kIngestRole},
+                                          {pipeline.ledger_known, kLedgerRole},
                                           {pipeline.balances_known, kBalancesRole}}) {
           if (known) continue;
           missing += (missing.empty() ? "" : ", ") + std::string(role) + "-" + std::to_string(i);
@@ -1227,10 +1251,6 @@ struct Api::Impl {
     if (service == nullptr) return NotHere(kIngestRole, partition);
     return service;
   }
-  static std::unexpected<Error> NotPublished() {
-    return Fail(ErrorClass::kUnavailable, "what was submitted is not published yet",
-                "submit it again: what is known is passed over");
-  }
 
   // Blocks of one chain, each behind its length as a varint. Answered when they are published, and there to stay.
   Status SubmitBlocks(const HttpRequest& request, const Params& params,
@@ -1253,8 +1273,7 @@ struct Api::Impl {
                      "name the chain of all of them");
     }
     LEAT_ASSIGN(ingest::Service* const service, FeedOf(chain));
-    LEAT_ASSIGN(const auto report, service->Submit(blocks));
-    if (!service->WaitPublished(kPublishedMax)) return NotPublished();
+    LEAT_ASSIGN(const auto report, service->SubmitAndPublish(blocks, kPublishedMax));
     response->body() += ordered_json{{"observed", report.observed},
                                      {"reverted", report.reverted},
                                      {"sidelined", report.sidelined},
@@ -1277,8 +1296,7 @@ struct Api::Impl {
       balances.emplace_back(Address::From(balance.address()), amount);
     }
     LEAT_ASSIGN(ingest::Service* const service, FeedOf(opening.chain()));
-    LEAT_TRY(service->SubmitOpening(opening.chain(), balances));
-    if (!service->WaitPublished(kPublishedMax)) return NotPublished();
+    LEAT_TRY(service->SubmitOpening(opening.chain(), balances, kPublishedMax));
     response->body() += ordered_json{{"balances", balances.size()}}.dump();
     return {};
   }
@@ -1421,15 +1439,18 @@ struct Api::Impl {
                                part.state == runtime::PartState::kFollowing;
             if (part.role != role || part.partition != i || !works) continue;
             owned |= part.state == runtime::PartState::kOwned;
+            // A copy of what another process decides does not say which input that was.
+            const bool known = part.state == runtime::PartState::kOwned || role == kBalancesRole;
             out["lag"].push_back(
                 {{"role", role},
                  {"partition", i},
                  {"topic", TopicOf(role)},
                  {"instance", instance.instance},
                  {"state", runtime::PartStateName(part.state)},
-                 {"done", part.standing.done},
+                 {"done", known ? ordered_json(part.standing.done) : ordered_json(nullptr)},
                  {"end", end.offset},
-                 {"lag", end.offset - std::min(end.offset, part.standing.done)}});
+                 {"lag", known ? ordered_json(end.offset - std::min(end.offset, part.standing.done))
+                               : ordered_json(nullptr)}});
           }
         }
         if (owned) continue;
@@ -1478,6 +1499,10 @@ struct Api::Impl {
   Result<bool> Forward(const HttpRequest& request, HttpResponse* response) const {
     if (services_.forwarder == nullptr) return false;
     const auto target = TargetOf(request);
+    if (request.forwarded && !target) {
+      // Nothing but what is forwarded: whoever can write to the topic has shown no token.
+      return Fail(ErrorClass::kNotFound, "this is not answered for others");
+    }
     if (!target || Owns(target->first, target->second)) return false;
     if (request.forwarded) return NotHere(target->first, target->second);
     if (request.path.starts_with(kAdminPrefix)) {

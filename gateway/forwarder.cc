@@ -146,7 +146,7 @@ Status Forwarder::Forward(std::string_view role, uint32_t partition, const HttpR
     const auto answer = ReadAnswer(requester_->Ask(topic, event, options));
     if (!answer) {
       // It may have moved on its way: the next owner answers, or will when it has taken over.
-      const bool again = answer.error().Retryable() &&
+      const bool again = answer.error().Retryable() && !stopped_ &&
                          std::chrono::steady_clock::now() + kMovedPause < deadline;
       if (!again) {
         return std::unexpected(answer.error().WithContext(
@@ -189,7 +189,7 @@ struct ForwardServer::Stream {
   HttpResponse::Stream source;
   uint64_t piece = 0;          // that was given last
   v1::RequestAnswered given;
-  std::chrono::steady_clock::time_point used;
+  std::atomic<std::chrono::steady_clock::time_point> used;
 
   Status Next(const std::string& name) {
     given.Clear();
@@ -256,7 +256,11 @@ Result<events::Event> ForwardServer::Answer(const events::EventView& request) {
   std::lock_guard lock(stream->mutex);
   stream->used = std::chrono::steady_clock::now();
   if (forwarded.piece() == stream->piece + 1) {
-    LEAT_TRY(stream->Next(forwarded.stream()));
+    if (auto next = stream->Next(forwarded.stream()); !next) {
+      std::lock_guard streams(mutex_);
+      streams_.erase(forwarded.stream());
+      return std::unexpected(next.error());
+    }
     ++stream->piece;
     if (stream->given.stream().empty()) {
       std::lock_guard streams(mutex_);
@@ -282,7 +286,17 @@ Result<events::Event> ForwardServer::Begin(const events::EventView& event) {
   request.trusted = true;
   request.forwarded = true;
   HttpResponse response;
-  handle_(request, response);
+  try {
+    handle_(request, response);
+  } catch (const std::exception& error) {
+    return Fail(ErrorClass::kInternal, std::string("unexpected: ") + error.what(),
+                "please report it, with the request");
+  }
+  // Whoever has the partition next may know better: the gateway asks again.
+  constexpr int kServiceUnavailable = 503;
+  if (response.status() == kServiceUnavailable) {
+    return Fail(ErrorClass::kUnavailable, response.body());
+  }
 
   auto stream = std::make_shared<Stream>();
   stream->source = response.TakeStream();
@@ -314,15 +328,15 @@ Result<events::Event> ForwardServer::Begin(const events::EventView& event) {
   stream->used = now;
   std::lock_guard lock(mutex_);
   for (auto one = streams_.begin(); one != streams_.end();) {
-    std::unique_lock idle(one->second->mutex, std::try_to_lock);
-    const bool old = idle.owns_lock() && now - one->second->used > kStreamIdleMax;
-    if (idle.owns_lock()) idle.unlock();
+    const bool old = now - one->second->used.load() > kStreamIdleMax;
     one = old ? streams_.erase(one) : std::next(one);
   }
   if (streams_.size() >= kStreamsMax) {
-    return Fail(ErrorClass::kExhausted,
-                std::to_string(kStreamsMax) + " long answers are being given already",
-                "try again in a minute");
+    // Whoever asks for the one that was not asked for for longest begins again.
+    const auto oldest = std::min_element(
+        streams_.begin(), streams_.end(),
+        [](const auto& a, const auto& b) { return a.second->used.load() < b.second->used.load(); });
+    streams_.erase(oldest);
   }
   streams_[name] = std::move(stream);
   return answer;

@@ -116,7 +116,8 @@ DeciderRunner::~DeciderRunner() = default;
 
 Status DeciderRunner::Start() {
   LEAT_TRY(shard_->Abandon());
-  LEAT_ASSIGN(const auto end, input_->End(options_.topic, options_.partition));
+  LEAT_ASSIGN(const InputPosition applied, shard_->Input(options_.topic, options_.partition));
+  LEAT_ASSIGN(const auto end, EndOf(input_, options_.topic, options_.partition, applied.next));
   LEAT_ASSIGN(const bool rebuilding, shard_->Rebuilding());
   if (rebuilding) {
     // Deciding on rows of a part of the log would append again what the log has.
@@ -165,7 +166,10 @@ Status DeciderRunner::Run(std::stop_token stop) {
     LEAT_TRY(PollWithRetry(stop, shard_->name(), subscription.get(), limits, &batch));
     for (const bus::Message& message : batch.messages) {
       if (message.offset >= options_.stop_at) break;
-      if (!continues && shard_->log()->StagedBytes() > 0 && decider_->NeedsLog(message.event)) {
+      // What may wait for its other half for long holds up nothing that came before.
+      const bool begins = decider_->Continues(message.event);
+      if (!continues && shard_->log()->StagedBytes() > 0 &&
+          (begins || decider_->NeedsLog(message.event))) {
         LEAT_TRY(commit());  // before the position moves behind this message
       }
       LEAT_ASSIGN(const Admission admission,
@@ -201,7 +205,7 @@ Status DeciderRunner::Run(std::stop_token stop) {
       const events::Cause cause{options_.topic, options_.partition, message.offset, 0, 0};
       LEAT_TRY(StageDecision(shard_, decider_, decision, &cause));
       if (!continues) begun = message.offset;
-      continues = decider_->Continues(message.event);
+      continues = begins;
       if (continues) previous = events::Event(message.event);
       if (!continues && shard_->StagedBytes() >= options_.commit_bytes) LEAT_TRY(commit());
     }

@@ -1,6 +1,8 @@
 #include "runtime/inbox.h"
 
 #include <charconv>
+#include <chrono>
+#include <thread>
 
 #include "core/bytes.h"
 #include "core/clock.h"
@@ -50,6 +52,20 @@ uint64_t EpochOf(std::string_view source) {
   const char* const end = source.data() + source.size();
   const auto parsed = std::from_chars(source.data() + slash + 1, end, epoch);
   return parsed.ec == std::errc() && parsed.ptr == end ? epoch : 0;
+}
+
+Result<bus::PartitionEnd> EndOf(bus::Subscriber* transport, std::string_view topic,
+                                uint32_t partition, uint64_t known) {
+  constexpr auto kPatience = std::chrono::seconds(5);
+  constexpr auto kPause = std::chrono::milliseconds(50);
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  for (;;) {
+    LEAT_ASSIGN(const auto end, transport->End(topic, partition));
+    // One that tells incarnations tells the end at once, too.
+    const bool late = end.offset < known && end.incarnation == 0;
+    if (!late || std::chrono::steady_clock::now() > deadline) return end;
+    std::this_thread::sleep_for(kPause);  // there is nothing to wait on
+  }
 }
 
 events::Event MakeClaim(std::string_view shard, uint64_t epoch, std::string_view instance) {

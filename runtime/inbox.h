@@ -27,6 +27,11 @@ struct Claim {
 // Errors: kCorrupt.
 Result<Claim> ReadClaim(const events::EventView& event);
 
+// The end of a partition of which everything before `known` was read before: where a transport tells its end late, it is
+// asked for again for some seconds before a shorter one is believed.
+Result<bus::PartitionEnd> EndOf(bus::Subscriber* transport, std::string_view topic,
+                                uint32_t partition, uint64_t known);
+
 // What becomes of a message.
 enum class Verdict : uint8_t {
   kCounts,

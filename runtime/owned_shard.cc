@@ -57,6 +57,7 @@ Status OwnedShard::PutAside() {
 Status OwnedShard::Own(const std::stop_token& stop) {
   Rest();
   if (options_.mounted) return {};
+  if (shard() == nullptr) LEAT_TRY(OpenShard());  // putting it aside failed
   std::optional<Ownership> ownership;
   for (int attempt = 0; attempt < 2 && !ownership; ++attempt) {
     if (attempt > 0) LEAT_TRY(PutAside());
@@ -76,6 +77,7 @@ Status OwnedShard::Own(const std::stop_token& stop) {
 Status OwnedShard::Follow() {
   Rest();
   if (options_.mounted) return {};
+  if (shard() == nullptr) LEAT_TRY(OpenShard());
   auto status = std::make_shared<RunnerStatus>();
   {
     std::lock_guard lock(mutex_);
@@ -119,6 +121,17 @@ void OwnedShard::Rest() {
 bool OwnedShard::WaitPublished(uint64_t size, std::chrono::milliseconds timeout) const {
   if (options_.mounted) return true;
   const auto now = relay();
+  return now != nullptr && now->status().WaitApplied(size, timeout);
+}
+
+bool OwnedShard::WaitPublishedIn(uint64_t in_epoch, uint64_t size,
+                                 std::chrono::milliseconds timeout) const {
+  if (options_.mounted) return true;
+  std::shared_ptr<Relay> now;
+  {
+    std::lock_guard lock(mutex_);
+    if (epoch_ == in_epoch) now = relay_;
+  }
   return now != nullptr && now->status().WaitApplied(size, timeout);
 }
 

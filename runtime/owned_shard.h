@@ -44,6 +44,8 @@ class OwnedShard {
   // Waits until all of the log can be read from the topic, and lies before any other owner's claim;
   // false at the deadline, or while it is not owned.
   bool WaitPublished(uint64_t size, std::chrono::milliseconds timeout) const;
+  // The same for what was appended in an epoch: false, too, when it is another one by now.
+  bool WaitPublishedIn(uint64_t in_epoch, uint64_t size, std::chrono::milliseconds timeout) const;
   // Offset in the topic behind what is known to be there, and the epoch; 0 while it is not owned or mounted.
   uint64_t published_end() const;
   uint64_t epoch() const;

@@ -21,7 +21,8 @@ Status ProjectionRunner::Start() {
   LEAT_TRY(shard_->Abandon());
   LEAT_ASSIGN(position_, shard_->Input(options_.topic, options_.partition));
   LEAT_TRY(shard_->ReadWindow(options_.topic, options_.partition, &window_));
-  LEAT_ASSIGN(const auto end, input_->End(options_.topic, options_.partition));
+  LEAT_ASSIGN(const auto end,
+              EndOf(input_, options_.topic, options_.partition, position_.next));
   if (position_.next > end.offset ||
       (position_.incarnation != 0 && end.incarnation != 0 &&
        position_.incarnation != end.incarnation)) {

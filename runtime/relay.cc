@@ -155,7 +155,7 @@ class Rebuild {
       if (entry.id.empty() && !view.id.empty()) same &= view.id == events::EventId(derived);
     }
     if (!same) {
-      return Fail(ErrorClass::kConflict,
+      return Fail(ErrorClass::kUnsupported,
                   shard_->name() + ": the decision on " + input_.topic + "@" +
                       std::to_string(cause.offset) + " differs from what was published of it",
                   "run the version of leat that published it");
@@ -226,8 +226,8 @@ Result<InputPosition> PrepareToRead(Shard* shard, Evolver* evolver, bus::Transpo
   LEAT_TRY(shard->Abandon());
   LEAT_ASSIGN(const bool rebuilding, shard->Rebuilding());
   if (rebuilding) LEAT_TRY(RebuildFromLog(shard, evolver, input, 0, nullptr));
-  LEAT_ASSIGN(*end, transport->End(own_topic, own_partition));
   LEAT_ASSIGN(InputPosition read, shard->Input(own_topic, own_partition));
+  LEAT_ASSIGN(*end, EndOf(transport, own_topic, own_partition, read.next));
   if (read.next > end->offset ||
       (read.incarnation != 0 && end->incarnation != 0 && read.incarnation != end->incarnation)) {
     read = {};

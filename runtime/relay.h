@@ -27,9 +27,9 @@ struct Ownership {
 // published, and is finished. `evolver` may be a Decider; another one has no decisions to finish.
 // `progress` is called with events in the log. Nothing when the log has another event than the
 // topic at some position: another owner went on from an earlier state, what differs was never
-// acknowledged, and the shard is to be built anew from the topic. Errors: kConflict: a decision
-// would come out otherwise, or another owner claims at the same time; kUnavailable, also when
-// `stop` was requested; kCorrupt.
+// acknowledged, and the shard is to be built anew from the topic. Errors: kConflict: another owner
+// claims at the same time; kUnsupported: a decision would come out otherwise; kUnavailable, also
+// when `stop` was requested; kCorrupt.
 Result<std::optional<Ownership>> ClaimTopic(const std::stop_token& stop, Shard* shard,
                                             Evolver* evolver, bus::Transport* transport,
                                             const std::string& own_topic, uint32_t own_partition,

@@ -1,5 +1,7 @@
 #include "runtime/role.h"
 
+#include <algorithm>
+
 #include "core/log.h"
 #include "runtime/retry.h"
 
@@ -51,6 +53,7 @@ Status Role::OwnAll() {
 }
 
 void Role::Join(bus::Transport* transport, const std::string& instance, OnOwned on_owned) {
+  joined_ = true;
   on_owned_ = std::move(on_owned);
   for (const auto& host : hosts_) {
     SetTarget(host.get(), idle());
@@ -88,7 +91,7 @@ Status Role::error() const {
       LEAT_TRY(host->failed);
     }
     // Of one that is at work in a group, its host sees to it.
-    if (!host->thread.joinable()) LEAT_TRY(host->part->error());
+    if (!joined_) LEAT_TRY(host->part->error());
   }
   return {};
 }
@@ -223,6 +226,19 @@ void Role::RunMembership(const std::stop_token& stop, bus::Transport* transport,
         return;
       }
       continue;
+    }
+    const auto failed = std::find_if(hosts_.begin(), hosts_.end(), [](const auto& host) {
+      return host->state == PartState::kFailed;
+    });
+    if (failed != hosts_.end()) {
+      // Others may do better; here somebody has to look.
+      core::LogError(group, "a part has failed: the group is left");
+      {
+        std::scoped_lock lock(mutex_, (*failed)->mutex);
+        failed_ = (*failed)->failed;
+      }
+      rest_all();
+      return;
     }
     for (const auto& host : hosts_) {
       const bool wanted = share->to_release.contains(host->partition);

@@ -104,6 +104,7 @@ class Role {
   Target idle() const { return options_.standby ? Target::kFollow : Target::kRest; }
 
   const RoleOptions options_;
+  std::atomic<bool> joined_{false};
   OnOwned on_owned_;
   std::vector<std::unique_ptr<Host>> hosts_;
   mutable std::mutex mutex_;

@@ -37,6 +37,7 @@ constexpr size_t kUnconfirmedMax = 4096;
 constexpr size_t kShortTextBytesMax = 255;  // of a routing key
 // What is older than its retention goes when the stream begins a new segment.
 constexpr int64_t kSegmentBytesOfRetention = 4 << 20;
+constexpr auto kBindingsMax = std::chrono::seconds(10);
 constexpr auto kLockPause = std::chrono::milliseconds(20);
 // Behind the newest chunk nothing more comes for so long.
 constexpr auto kSettle = std::chrono::milliseconds(30);
@@ -205,6 +206,7 @@ class Sender final : public Link {
                           amqp_cstring_bytes("topic"), 0, 1, 0, 0, amqp_empty_table);
     LEAT_TRY(connection->Reply("exchange " + options_.exchange));
     next_tag_ = 1;
+    if (lost_) connected_at_ = std::chrono::steady_clock::now();
     {
       std::lock_guard lock(mutex_);
       blocked_.clear();
@@ -213,6 +215,7 @@ class Sender final : public Link {
   }
   Status OnServing(Connection* connection) override { return SendWaiting(connection); }
   void OnLost(const Error& error) override {
+    lost_ = true;
     // Nobody knows what became of these.
     for (const auto& [tag, sent] : open_) sent.confirms->Done(std::unexpected(error));
     open_.clear();
@@ -301,8 +304,11 @@ class Sender final : public Link {
         LEAT_ASSIGN(const auto message, ReadMessage(connection, frame.channel));
         for (auto& [tag, sent] : open_) {
           if (sent.message_id != View(message->properties().message_id)) continue;
-          sent.verdict = Fail(ErrorClass::kNotFound, "rabbitmq: no queue is bound for a message",
-                              "create its topic first");
+          // A broker that was started again finds its bindings a moment after it lets us in.
+          const bool settled = std::chrono::steady_clock::now() - connected_at_ > kBindingsMax;
+          sent.verdict = Fail(settled ? ErrorClass::kNotFound : ErrorClass::kUnavailable,
+                              "rabbitmq: no queue is bound for a message",
+                              settled ? "create its topic first" : "publish again");
         }
         break;
       }
@@ -337,6 +343,8 @@ class Sender final : public Link {
 
   // Of the thread alone.
   uint64_t next_tag_ = 1;
+  bool lost_ = false;  // the connection, before
+  std::chrono::steady_clock::time_point connected_at_;  // again
   rabbitmq::EventHeaders headers_;  // of the message being sent
   struct Sent {
     std::shared_ptr<Confirms> confirms;

@@ -117,9 +117,20 @@ Service::~Service() {
   live_->runner->Stop();
 }
 
-Status Service::Own(const std::stop_token&) {
-  std::lock_guard moving(rebuilding_);
-  return live()->runner->Start();
+Status Service::Own(const std::stop_token& stop) {
+  {
+    std::lock_guard moving(rebuilding_);
+    LEAT_TRY(live()->runner->Start());
+  }
+  if (!stop.stop_possible()) return {};
+  // Another process may have answered from more than there is here yet.
+  LEAT_ASSIGN(const auto end, transport_->End(options_.topic, options_.partition));
+  constexpr auto kStep = std::chrono::milliseconds(100);
+  while (!WaitApplied(end.offset, kStep)) {
+    LEAT_TRY(error());
+    if (stop.stop_requested()) return Fail(ErrorClass::kUnavailable, "taking it over was given up");
+  }
+  return {};
 }
 
 void Service::Rest() {

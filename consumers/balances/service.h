@@ -34,7 +34,8 @@ class Service final : public runtime::Part {
                                                bus::Transport* transport);
   ~Service() override;
 
-  // A copy that others follow is as good as the owner's: it runs either way.
+  // A copy that others follow is as good as the owner's: it runs either way. With a stop that may be requested, returns when
+  // all is applied that was there.
   Status Own(const std::stop_token& stop) override;
   Status Follow() override { return Own({}); }
   void Rest() override;

@@ -37,10 +37,34 @@ Result<FeedReport> Service::Submit(const std::vector<chain::v1::BlockObserved>& 
   return feed->Submit(blocks);
 }
 
+Status Service::Published(uint64_t epoch, std::chrono::milliseconds timeout) const {
+  uint64_t size = 0;
+  {
+    const auto now = owned_->shard();
+    if (now != nullptr) size = now->log()->size();
+  }
+  if (owned_->WaitPublishedIn(epoch, size, timeout)) return {};
+  return Fail(ErrorClass::kUnavailable, "what was submitted is not published",
+              "submit it again: what is known is passed over");
+}
+
+Result<FeedReport> Service::SubmitAndPublish(
+    const std::vector<chain::v1::BlockObserved>& blocks, std::chrono::milliseconds timeout) {
+  const uint64_t epoch = owned_->epoch();  // before: a later one has not seen it
+  LEAT_ASSIGN(const auto report, Submit(blocks));
+  LEAT_TRY(Published(epoch, timeout));
+  return report;
+}
+
 Status Service::SubmitOpening(std::string_view chain,
-                              const std::vector<std::pair<Address, Amount>>& balances) {
-  LEAT_ASSIGN(const auto feed, Feed());
-  return feed->SubmitOpening(chain, balances);
+                              const std::vector<std::pair<Address, Amount>>& balances,
+                              std::chrono::milliseconds timeout) {
+  const uint64_t epoch = owned_->epoch();
+  {
+    LEAT_ASSIGN(const auto feed, Feed());
+    LEAT_TRY(feed->SubmitOpening(chain, balances));
+  }
+  return Published(epoch, timeout);
 }
 
 Result<bool> Service::Knows(std::string_view chain, const Hash& hash) const {
@@ -49,8 +73,14 @@ Result<bool> Service::Knows(std::string_view chain, const Hash& hash) const {
 }
 
 bool Service::WaitPublished(std::chrono::milliseconds timeout) const {
-  const auto now = owned_->shard();
-  return now != nullptr && owned_->WaitPublished(now->log()->size(), timeout);
+  uint64_t size = 0;
+  {
+    // Not held while it waits: whoever puts it aside waits for that.
+    const auto now = owned_->shard();
+    if (now == nullptr) return false;
+    size = now->log()->size();
+  }
+  return owned_->WaitPublished(size, timeout);
 }
 
 Status Service::Own(const std::stop_token& stop) {

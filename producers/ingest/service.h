@@ -27,11 +27,17 @@ class Service final : public runtime::Part {
                                                bus::Transport* transport);
   ~Service() override;
 
-  // As of ChainFeed; what was submitted is there to stay when WaitPublished says so. Errors:
-  // kUnavailable while the partition is not owned.
+  // As of ChainFeed, whose errors these have, too; kUnavailable while the partition is not owned.
+  // What was submitted is there to stay when WaitPublished says so, and the partition is still owned.
   Result<FeedReport> Submit(const std::vector<chain::v1::BlockObserved>& blocks);
+  // Return once what was submitted can be read from the topic and is there to stay. Errors:
+  // kUnavailable when that takes longer, or another process took the partition over: then some of it
+  // may be there, and it is to be submitted again.
+  Result<FeedReport> SubmitAndPublish(const std::vector<chain::v1::BlockObserved>& blocks,
+                                      std::chrono::milliseconds timeout);
   Status SubmitOpening(std::string_view chain,
-                       const std::vector<std::pair<Address, Amount>>& balances);
+                       const std::vector<std::pair<Address, Amount>>& balances,
+                       std::chrono::milliseconds timeout);
   Result<bool> Knows(std::string_view chain, const Hash& hash) const;
   // The shard, for its log; another one when it was built anew.
   std::shared_ptr<runtime::Shard> shard() const { return owned_->shard(); }
@@ -48,6 +54,8 @@ class Service final : public runtime::Part {
   explicit Service(ServiceOptions options) : options_(std::move(options)) {}
   // Not to be kept: the partition is given up only when nobody has it.
   Result<std::shared_ptr<ChainFeed>> Feed() const;
+  // Of all that is in the log now, if it was submitted in that epoch.
+  Status Published(uint64_t epoch, std::chrono::milliseconds timeout) const;
 
   const ServiceOptions options_;
   ChainDecider evolver_;

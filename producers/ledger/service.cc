@@ -97,7 +97,12 @@ Status Service::Own(const std::stop_token& stop) {
   std::lock_guard moving(moving_);
   StopRunner();
   LEAT_TRY(owned_->Own(stop));
-  return StartRunner();
+  auto started = StartRunner();
+  // Its input is another one: that does not pass by itself.
+  if (!started && started.error().error_class == ErrorClass::kConflict) {
+    started.error().error_class = ErrorClass::kCorrupt;
+  }
+  return started;
 }
 
 Status Service::Follow() {

@@ -54,6 +54,8 @@ class Process:
                                             stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def kill(self):
+        if self.process.poll() is not None:
+            return
         self.resume()
         self.process.kill()
         self.process.wait()
@@ -97,12 +99,16 @@ class Deployment:
         return self
 
     def __exit__(self, kind, value, trace):
-        for process in self.processes.values():
+        try:
             if kind is None:
-                process.stop()
-            else:
+                for process in self.processes.values():
+                    process.stop()
+        finally:
+            for process in self.processes.values():
                 process.kill()
-                print(f"---- {process.name}\n{process.log()[-3000:]}")
+            if kind is not None:
+                for process in self.processes.values():
+                    print(f"---- {process.name}\n{process.log()[-3000:]}")
 
     def owners(self):
         """(role, partition) -> instances that say they own it."""
@@ -345,8 +351,8 @@ def main():
             print(f"  two processes share four partitions; one killed, the other has all after {took:.1f} s", flush=True)
         if arguments.only in (None, "disturbed"):
             disturbed(world, arguments.rounds)
-    except Failed as error:
-        print(f"FAILED: {error}", flush=True)
+    except Exception as error:  # whatever it is, no broker is left behind
+        print(f"FAILED: {error if isinstance(error, Failed) else repr(error)}", flush=True)
         print(f"the folder is kept: {folder}")
         world.broker.call("stop")
         return 1

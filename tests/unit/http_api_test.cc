@@ -6,6 +6,7 @@
 #include "chain/v1/chain.pb.h"
 #include "events/registry.h"
 #include "gateway/api.h"
+#include "gateway/forwarder.h"
 #include "runtime/inbox.h"
 #include "runtime/shard.h"
 #include "tests/support/test_support.h"
@@ -49,7 +50,8 @@ struct World {
     Must(ledger->Own({}));
     Must(balances->Own({}));
   }
-  void OpenApi() {
+  void OpenApi() { api = std::make_unique<Api>(MakeServices()); }
+  Services MakeServices() {
     Services services;
     services.transport = transport.get();
     services.feeds = {feed.get()};
@@ -68,10 +70,11 @@ struct World {
           {"chain.blocks", held(feed->shard()->log())},
           {"ledger.entries", held(ledger->shard()->log())}};
     };
-    api = std::make_unique<Api>(std::move(services));
+    return services;
   }
   void SubmitOpening(std::string_view chain) {
-    Must(feed->SubmitOpening(chain, {{Must(core::ParseAddress(kHolder)), Amount(7)}}));
+    Must(feed->SubmitOpening(chain, {{Must(core::ParseAddress(kHolder)), Amount(7)}},
+                             std::chrono::seconds(5)));
   }
   void CatchUp() {
     REQUIRE(ledger->WaitApplied(Must(transport->End(ingest::kChainBlocksTopic, 0)).offset, kPatience));
@@ -187,6 +190,45 @@ TEST_CASE("http api: a request by topics") {
   HttpResponse response;
   without.Handle(request, response);
   CHECK(response.status() == 405);
+}
+
+TEST_CASE("http api: what another process forwards opens no other door") {
+  World world;
+  world.Start();
+  Forwarder nobody(nullptr);
+  Services services = world.MakeServices();
+  services.admin_token = "secret";
+  services.forwarder = &nobody;
+  Api api(std::move(services));
+  const auto status = [&](std::string_view method, std::string_view path, std::string_view query,
+                          const std::function<void(HttpRequest*)>& change) {
+    HttpRequest request;
+    request.method = method;
+    request.path = path;
+    request.query = query;
+    request.body = R"({"specversion":"1.0","type":"chain.block_reverted.v1","source":"s","id":"1","data":{}})";
+    request.content_type = "application/cloudevents+json";
+    change(&request);
+    HttpResponse response;
+    api.Handle(request, response);
+    return response.status();
+  };
+  const auto forwarded = [](HttpRequest* request) { request->trusted = request->forwarded = true; };
+  // Only what is answered for others is: an admin's routes are not, whoever wrote the request.
+  for (const char* path : {"/api/admin/verify", "/api/admin/rebuild", "/api/events", "/api/topics"}) {
+    CHECK(status("GET", path, "", forwarded) == 404);
+    CHECK(status("POST", path, "topic=notes", forwarded) == 404);
+  }
+  const std::string known = "chain=eip155:1&hash=0x" + std::string(64, '0');
+  CHECK(status("GET", "/api/admin/known", known, forwarded) == 200);
+  // Nor can everybody write such a request.
+  const auto stranger = [](HttpRequest*) {};
+  const auto admin = [](HttpRequest* request) { request->authorization = "Bearer secret"; };
+  for (const char* path : {"/api/events", "/api/requests"}) {
+    CHECK(status("POST", path, "topic=leat.requests.ingest", stranger) == 401);
+    CHECK(status("POST", path, "topic=leat.requests.ingest", admin) != 401);
+  }
+  CHECK(status("POST", "/api/events", "topic=notes", stranger) == 201);
 }
 
 TEST_CASE("http api: what is no UTF-8 is refused in UTF-8") {
