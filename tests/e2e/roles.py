@@ -119,6 +119,11 @@ class Deployment:
                     owners.setdefault((part["role"], part["partition"]), []).append(instance["instance"])
         return owners
 
+    def claims(self):
+        """The epochs of those who own a partition now, added up."""
+        return sum(part["epoch"] for instance in self.user.json("cluster")["instances"] for part in instance["parts"]
+                   if part["state"] == "owned")
+
     def wait_until(self, condition, what, timeout_s=READY_S):
         deadline = time.monotonic() + timeout_s
         begun = time.monotonic()
@@ -274,6 +279,7 @@ def disturbed(world, rounds):
     plan = []
     with Deployment(world, splits) as deployment:
         deployment.wait_owned()
+        claims = deployment.claims()
         sampler = Sampler(deployment)
         print(f"  {'round':>5} {'victim':<7} {'how':<5} {'at ms':>6} {'events/s before':>16} {'during 5 s':>11} {'after':>8} {'round s':>8}")
         while sum(done.values()) < rounds:
@@ -322,6 +328,8 @@ def disturbed(world, rounds):
             print(f"  {number:>5} {victim:<7} {how:<5} {delay_s * 1000:>6.0f} {sampler.rate(begun - sampler.begun, at):>16,.0f} "
                   f"{sampler.rate(at, at + 5):>11,.0f} {sampler.rate(at + 5, end):>8,.0f} {time.monotonic() - begun:>8.1f}", flush=True)
         sampler.stop()
+        deployment.wait_owned()
+        require(deployment.claims() > claims, "no partition was ever taken over")
         equal(state_of(deployment.user, chains), expected_of(world, chains), f"after {rounds} rounds")
     print(f"  {done['kills']} kills and {done['pauses']} pauses: nothing lost, nothing twice, and in the same order", flush=True)
 
