@@ -8,6 +8,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "events/registry.h"
+#include "gateway/api.h"
 #include "gateway/v1/gateway.pb.h"
 
 namespace leat::gateway {
@@ -24,6 +25,9 @@ constexpr auto kMovedPause = std::chrono::milliseconds(100);
 // An io thread waits so long for a piece; after some in vain it looks in now and then.
 constexpr auto kPieceWait = std::chrono::milliseconds(20);
 constexpr int kPieceWaitsMax = 5;
+
+// Submissions are large, and whoever waits for one asks again.
+constexpr uint64_t kSubmissionsLookBack = 16;
 
 // A response keeps no content type: it wants one that lives.
 std::string_view Lasting(std::string_view content_type) {
@@ -219,6 +223,7 @@ Status ForwardServer::Serve(std::string_view role, uint32_t partition) {
   runtime::ResponderOptions options;
   options.topic = RequestsTopic(role);
   options.partition = partition;
+  if (role == kIngestRole) options.look_back = kSubmissionsLookBack;
   LEAT_ASSIGN(auto responder,
               runtime::Responder::Start(transport_, options, [this](const events::EventView& request) {
                 return Answer(request);

@@ -114,6 +114,11 @@ DeciderRunner::DeciderRunner(Shard* shard, Decider* decider, bus::Transport* inp
 
 DeciderRunner::~DeciderRunner() = default;
 
+void DeciderRunner::Stop() {
+  thread_.request_stop();
+  if (thread_.joinable()) thread_.join();
+}
+
 Status DeciderRunner::Start() {
   LEAT_TRY(shard_->Abandon());
   LEAT_ASSIGN(const InputPosition applied, shard_->Input(options_.topic, options_.partition));

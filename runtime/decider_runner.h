@@ -56,6 +56,8 @@ class DeciderRunner {
   // What was staged and not committed is forgotten. Errors: kConflict when the input's log is not the one that was
   // applied before.
   Status Start();
+  // As the destructor; whoever waits on the status is woken. Not from two threads at once.
+  void Stop();
   const RunnerStatus& status() const { return status_; }
 
  private:

@@ -525,7 +525,7 @@ class Responder::Impl {
   Status Start() {
     LEAT_ASSIGN(const auto end, transport_->End(options_.topic, options_.partition));
     live_from_ = options_.from.value_or(end.offset);
-    next_ = options_.from.value_or(end.offset - std::min(end.offset, kRequestsLookBackMax));
+    next_ = options_.from.value_or(end.offset - std::min(end.offset, options_.look_back));
     LEAT_ASSIGN(subscription_, transport_->Subscribe(options_.topic, options_.partition, next_));
     for (unsigned i = 0; i < std::max(options_.threads, 1U); ++i) {
       workers_.emplace_back([this](const std::stop_token& stop) { Work(stop); });

@@ -92,9 +92,10 @@ inline constexpr size_t kRepliesKeptBytesMax = 16u << 20;
 struct ResponderOptions {
   std::string topic;
   uint32_t partition = 0;
-  // Nothing: kRequestsLookBackMax before the end, and of these what has an expirytime. Some of it
+  // Nothing: `look_back` before the end, and of these what has an expirytime. Some of it
   // may have been answered by whoever was there before, and is handled again.
   std::optional<uint64_t> from;
+  uint64_t look_back = kRequestsLookBackMax;
   std::string source = "leat";  // of replies that have none
   unsigned threads = 2;         // that run the handler
   size_t waiting_max =

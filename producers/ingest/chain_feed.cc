@@ -536,17 +536,27 @@ Status ChainFeed::SubmitOpening(std::string_view chain,
                  opening.SerializeAsString(), "opening/" + std::to_string(part + 1));
   }
   std::string digest, known;
-  for (const auto& entry : decision.entries()) digest = OpeningDigest(digest, entry.data);
   LEAT_ASSIGN(const bool opened, shard_->state().Get(ChainKey('o', chain), &known));
-  if (opened && known == digest) return {};  // a repeated run
+  // The first parts may be there: their owner lost the partition before the rest was published.
+  size_t there = 0;
+  for (size_t part = 0; part < parts; ++part) {
+    digest = OpeningDigest(digest, decision.entries()[part].data);
+    if (opened && known == digest) there = part + 1;
+  }
+  if (there == parts) return {};  // a repeated run
   LEAT_ASSIGN(const auto head, GetHead(shard_->state(), chain));
-  if (opened || head) {
+  if ((opened && there == 0) || head) {
     return Fail(ErrorClass::kConflict,
                 "chain " + std::string(chain) +
                     (opened ? " has other opening balances" : " has blocks already"),
                 "give opening balances once, with the first blocks of a chain");
   }
-  LEAT_TRY(runtime::StageDecision(shard_.get(), &decider_, decision, nullptr));
+  runtime::Decision rest;
+  for (size_t part = there; part < parts; ++part) {
+    const auto& entry = decision.entries()[part];
+    rest.Add(entry.stream, entry.type, entry.time_us, entry.key, entry.data, entry.id);
+  }
+  LEAT_TRY(runtime::StageDecision(shard_.get(), &decider_, rest, nullptr));
   return shard_->Commit(true);
 }
 

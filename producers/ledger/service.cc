@@ -160,8 +160,7 @@ bool Service::StopRunner() {
     stopped = std::move(runner_);
   }
   if (stopped == nullptr) return false;
-  // Whoever waits on it holds it for a moment; the shard is ours when its thread has ended.
-  while (stopped.use_count() > 1) std::this_thread::yield();
+  stopped->Stop();  // whoever waits on it may hold it for longer, and touches nothing else
   return true;
 }
 
