@@ -71,12 +71,13 @@ TEST_CASE("ingest: opening balances of which an owner published a part are finis
     World world;
     std::vector<events::Event> published{runtime::MakeClaim("ingest-0", 1, "before")};
     const std::string source = runtime::OwnedSource("ingest-0", 1, 1);
+    const std::string stream = ChainStream(kChain);
     for (size_t i = 0; i < there; ++i) {
       events::EventView view;
       view.type = "chain.opening_observed.v1";
       view.id = expected[i].first;
       view.source = source;
-      view.subject = ChainStream(kChain);
+      view.subject = stream;
       view.partitionkey = kChain;
       view.position = i;
       view.data = expected[i].second;
