@@ -5,11 +5,13 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 #include <unordered_set>
 
 #include "apps/backend.h"
 #include "apps/commands.h"
 #include "chain/v1/chain.pb.h"
+#include "core/log.h"
 #include "core/progress.h"
 #include "producers/ingest/block_reader.h"
 
@@ -104,9 +106,19 @@ Status Ingest(const Context& context, const IngestOptions& options) {
     size_t bytes = 0;
     uint64_t done = 0;
     constexpr size_t kSubmitBytes = 4u << 20;
+    constexpr auto kSubmitPatience = std::chrono::minutes(2);
+    constexpr auto kSubmitPause = std::chrono::milliseconds(500);
     const auto submit = [&]() -> Status {
-      LEAT_ASSIGN(const auto taken, backend->SubmitBlocks(blocks));
-      report += taken;
+      // A broker or an owner that went away may be back soon; what is known is passed over.
+      const auto deadline = std::chrono::steady_clock::now() + kSubmitPatience;
+      auto taken = backend->SubmitBlocks(blocks);
+      while (!taken && taken.error().Retryable() && std::chrono::steady_clock::now() < deadline) {
+        core::LogWarning("ingest", "submitted again: " + taken.error().Text());
+        std::this_thread::sleep_for(kSubmitPause);  // nothing tells when it is there again
+        taken = backend->SubmitBlocks(blocks);
+      }
+      LEAT_TRY(taken);
+      report += *taken;
       done += blocks.size();
       blocks.clear();
       bytes = 0;

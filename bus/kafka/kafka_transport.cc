@@ -781,11 +781,6 @@ Result<std::vector<events::Position>> KafkaTransport::Impl::Publish(
                           static_cast<ssize_t>(text.size()));
     };
     ForEachAttribute(event, &texts, [&](std::string_view attribute, std::string_view text) {
-      // The key says it, and ReadEvent takes it from there, unless it says the subject or the id.
-      if (attribute == "partitionkey" && text != event.subject && text != event.id &&
-          text != texts.id) {
-        return;
-      }
       name.resize(kHeaderPrefix.size());
       name += attribute;
       add(name, text);
