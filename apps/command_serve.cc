@@ -2,6 +2,8 @@
 
 #include <CLI/CLI.hpp>
 #include <csignal>
+#include <cstdlib>
+#include <thread>
 
 #include "apps/commands.h"
 #include "apps/node.h"
@@ -20,6 +22,7 @@ struct ServeOptions {
 };
 
 constexpr unsigned kBlockingThreads = 8;
+constexpr auto kStopMax = std::chrono::seconds(15);
 
 bool IsLoopback(std::string_view host) {
   return host == "127.0.0.1" || host == "::1" || host == "[::1]" || host == "localhost";
@@ -53,6 +56,13 @@ Status Serve(const Context& context, const ServeOptions& options) {
     int signal = 0;
     sigwait(&signals, &signal);
     core::LogInfo("serve", "stopping");
+    // A broker that is away may be waited for in several places, for a minute each. Nothing depends on it: what was acknowledged
+    // is on the disk or in the topics, as after kill -9.
+    std::thread([] {
+      std::this_thread::sleep_for(kStopMax);
+      core::LogWarning("serve", "ended without waiting any longer for what is away");
+      std::_Exit(0);
+    }).detach();
   };
   if (!serves_http) {
     Print("serving as " + node->instance() + ", without HTTP\n");
