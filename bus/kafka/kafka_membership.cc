@@ -34,9 +34,6 @@ constexpr int kDestroysAnyConsumer = 0x02030000;  // a version of librdkafka
 const Properties kDefaults = {
     // A dead or frozen member is replaced after so long; brokers take no less unless told so.
     {"session.timeout.ms", "6000"},
-    // Who joins right behind the topic's creation may be told that there is no such topic, shares in nothing, and asks again
-    // only after this time (5 minutes by default).
-    {"topic.metadata.refresh.interval.ms", "1000"},
     // Rebalances are noticed with heartbeats.
     {"heartbeat.interval.ms", "500"},
     // Nothing is read through this handle.
