@@ -4,8 +4,10 @@
 // usage: bench_kafka [BOOTSTRAP=127.0.0.1:19092] [EVENTS=2000000] [bare] [headers] [ours] [read]
 //        (deploy/kafka start; without a part all of them)
 //
-// Events carry 200 bytes of data. The bare messages (`bare`, by rd_kafka_produce_batch) have as many
-// bytes of payload and nothing else: the difference is what an event's attributes cost. The second
+// Events carry 200 bytes of data, half of it text that is always the same and half of it random, and
+// have their id as key: 100,000 different ones (messages that are all alike compress to nothing, and
+// measure little but a copy). The bare messages (`bare`, by rd_kafka_produce_batch) have the same
+// payloads and keys and nothing else: the difference is what an event's attributes cost. The second
 // reference (`headers`, by rd_kafka_produceva, since the batch call takes no headers) has the same
 // attributes as headers, copied from a list that is made once: what the library itself can do with an
 // event. Each is measured five times in turns, and the medians are compared.
@@ -18,6 +20,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -31,10 +34,10 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kDataBytes = 200;
 constexpr size_t kBatch = 500;           // messages of one call, bare
 constexpr size_t kPublishEvents = 5000;  // events of one Publish
+constexpr size_t kDifferent = 100'000;   // a multiple of that
 constexpr int kPublishers = 2;
 constexpr int kRounds = 5;
 constexpr const char* kType = "bench.happened.v1";
-constexpr const char* kId = "0190163d-8694-739b-aea5-966c26f8ad91";
 constexpr const char* kSource = "bench";
 constexpr const char* kTimeText = "2017-07-14T02:40:00Z";
 
@@ -101,15 +104,41 @@ class Producer {
   rd_kafka_topic_t* topic_;
 };
 
+// What is published, whoever publishes it.
+struct Load {
+  std::string id;
+  std::string data;
+};
+std::vector<Load> MakeLoad() {
+  std::mt19937_64 random(1);
+  const std::string_view text =
+      "{\"event\":\"MoneyTransferred\",\"currency\":\"EUR\",\"version\":1,\"source\":\"bench\",\"leg\":"
+      "{\"account\":\"";
+  std::vector<Load> load(kDifferent);
+  for (auto& [id, data] : load) {
+    char uuid[40];
+    std::snprintf(uuid, sizeof uuid, "0190163d-8694-7%03x-a%03x-%012llx",
+                  static_cast<unsigned>(random() & 0xfff), static_cast<unsigned>(random() & 0xfff),
+                  static_cast<unsigned long long>(random() & 0xffffffffffff));
+    id = uuid;
+    data = text.substr(0, kDataBytes / 2);
+    while (data.size() < kDataBytes) data += static_cast<char>(random());
+  }
+  return load;
+}
+
 double Bare(const std::string& servers, const std::string& topic, uint64_t events,
-            const std::string& data) {
+            const std::vector<Load>& load) {
   return Producer(servers, topic).Measure(events, [&](rd_kafka_t*, rd_kafka_topic_t* handle) {
     std::vector<rd_kafka_message_t> batch(kBatch);
     for (uint64_t sent = 0; sent < events;) {
-      for (auto& message : batch) {
-        message = {};
-        message.payload = const_cast<char*>(data.data());
-        message.len = data.size();
+      for (size_t i = 0; i < kBatch; ++i) {
+        const Load& from = load[(sent + i) % kDifferent];
+        rd_kafka_message_t& message = batch[i] = {};
+        message.payload = const_cast<char*>(from.data.data());
+        message.len = from.data.size();
+        message.key = const_cast<char*>(from.id.data());
+        message.key_len = from.id.size();
       }
       const int count = static_cast<int>(std::min<uint64_t>(kBatch, events - sent));
       int done = 0;
@@ -124,13 +153,12 @@ double Bare(const std::string& servers, const std::string& topic, uint64_t event
 }
 
 double WithHeaders(const std::string& servers, const std::string& topic, uint64_t events,
-                   const std::string& data) {
+                   const std::vector<Load>& load) {
   const std::pair<const char*, const char*> attributes[] = {
-      {"ce_specversion", "1.0"}, {"ce_type", kType},     {"ce_id", kId},
+      {"ce_specversion", "1.0"}, {"ce_type", kType},     {"ce_id", load[0].id.c_str()},
       {"ce_source", kSource},    {"ce_time", kTimeText}, {"content-type", "application/protobuf"}};
   rd_kafka_headers_t* made = rd_kafka_headers_new(std::size(attributes));
   for (const auto& [name, text] : attributes) rd_kafka_header_add(made, name, -1, text, -1);
-  const std::string_view key = kId;
   const double rate =
       Producer(servers, topic).Measure(events, [&](rd_kafka_t* producer, rd_kafka_topic_t* handle) {
         rd_kafka_vu_t parts[6] = {};
@@ -139,13 +167,14 @@ double WithHeaders(const std::string& servers, const std::string& topic, uint64_
         parts[1].vtype = RD_KAFKA_VTYPE_PARTITION;
         parts[1].u.i32 = 0;
         parts[2].vtype = RD_KAFKA_VTYPE_KEY;
-        parts[2].u.mem = {const_cast<char*>(key.data()), key.size()};
         parts[3].vtype = RD_KAFKA_VTYPE_VALUE;
-        parts[3].u.mem = {const_cast<char*>(data.data()), data.size()};
         parts[4].vtype = RD_KAFKA_VTYPE_MSGFLAGS;
         parts[4].u.i = 0;
         parts[5].vtype = RD_KAFKA_VTYPE_HEADERS;
         for (uint64_t sent = 0; sent < events; ++sent) {
+          const Load& from = load[sent % kDifferent];
+          parts[2].u.mem = {const_cast<char*>(from.id.data()), from.id.size()};
+          parts[3].u.mem = {const_cast<char*>(from.data.data()), from.data.size()};
           parts[5].u.headers = rd_kafka_headers_copy(made);
           while (rd_kafka_error_t* refused =
                      rd_kafka_produceva(producer, parts, std::size(parts))) {
@@ -160,15 +189,18 @@ double WithHeaders(const std::string& servers, const std::string& topic, uint64_
 }
 
 double Ours(leat::bus::KafkaTransport* transport, const std::string& topic, uint64_t events,
-            const std::string& data) {
-  leat::events::EventView view;
-  view.type = kType;
-  view.id = kId;
-  view.source = kSource;
-  view.time_us = 1'500'000'000'000'000;
-  view.data = data;
-  const std::vector<leat::events::Event> batch(kPublishEvents, leat::events::Event(view));
-  if (!transport->Publish(topic, {batch.front()})) std::abort();
+            const std::vector<Load>& load) {
+  std::vector<std::vector<leat::events::Event>> batches(kDifferent / kPublishEvents);
+  for (size_t i = 0; i < kDifferent; ++i) {
+    leat::events::EventView view;
+    view.type = kType;
+    view.id = load[i].id;
+    view.source = kSource;
+    view.time_us = 1'500'000'000'000'000;
+    view.data = load[i].data;
+    batches[i / kPublishEvents].emplace_back(view);
+  }
+  if (!transport->Publish(topic, {batches[0].front()})) std::abort();
   std::atomic<uint64_t> left{events / kPublishEvents};
   const auto begun = Clock::now();
   {
@@ -180,7 +212,7 @@ double Ours(leat::bus::KafkaTransport* transport, const std::string& topic, uint
           if (now == 0) return;
           uint64_t expected = now;
           if (!left.compare_exchange_strong(expected, now - 1)) continue;
-          if (auto done = transport->Publish(topic, batch); !done) {
+          if (auto done = transport->Publish(topic, batches[now % batches.size()]); !done) {
             std::fprintf(stderr, "%s\n", done.error().Text().c_str());
             std::abort();
           }
@@ -189,6 +221,21 @@ double Ours(leat::bus::KafkaTransport* transport, const std::string& topic, uint
     }
   }
   return static_cast<double>(events / kPublishEvents * kPublishEvents) / Seconds(begun);
+}
+
+// What was measured is gone from the broker's disk.
+void Delete(const std::string& servers, const std::string& topic) {
+  char error[512];
+  rd_kafka_conf_t* conf = rd_kafka_conf_new();
+  rd_kafka_conf_set(conf, "bootstrap.servers", servers.c_str(), error, sizeof error);
+  rd_kafka_t* handle = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, sizeof error);
+  rd_kafka_queue_t* queue = rd_kafka_queue_new(handle);
+  rd_kafka_DeleteTopic_t* request = rd_kafka_DeleteTopic_new(topic.c_str());
+  rd_kafka_DeleteTopics(handle, &request, 1, nullptr, queue);
+  if (rd_kafka_event_t* answer = rd_kafka_queue_poll(queue, 10'000)) rd_kafka_event_destroy(answer);
+  rd_kafka_DeleteTopic_destroy(request);
+  rd_kafka_queue_destroy(queue);
+  rd_kafka_destroy(handle);
 }
 
 struct Rate {
@@ -241,11 +288,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", transport.error().Text().c_str());
     return 1;
   }
-  // Bytes that compress as text of a business does, not as zeros.
-  std::string data;
-  for (uint64_t i = 0; data.size() < kDataBytes; ++i)
-    data += std::to_string(i * 2'654'435'761 % 100'003) + ",";
-  data.resize(kDataBytes);
+  const std::vector<Load> load = MakeLoad();
 
   const auto wanted = [&](std::string_view part) {
     return argc <= 3 || std::find(argv + 3, argv + argc, part) != argv + argc;
@@ -257,12 +300,17 @@ int main(int argc, char** argv) {
   std::vector<double> bare, headers, ours;
   for (int i = 0; i < kRounds; ++i) {
     const std::string round = std::to_string(i);
-    if (wanted("bare")) bare.push_back(Bare(servers, topic("bare" + round), events, data));
+    if (wanted("bare")) {
+      bare.push_back(Bare(servers, topic("bare" + round), events, load));
+      Delete(servers, options.topic_prefix + "bare" + round);
+    }
     if (wanted("headers")) {
-      headers.push_back(WithHeaders(servers, topic("headers" + round), events, data));
+      headers.push_back(WithHeaders(servers, topic("headers" + round), events, load));
+      Delete(servers, options.topic_prefix + "headers" + round);
     }
     topic("ours" + round);
-    if (wanted("ours")) ours.push_back(Ours(transport->get(), "ours" + round, events, data));
+    if (wanted("ours")) ours.push_back(Ours(transport->get(), "ours" + round, events, load));
+    if (i > 0) Delete(servers, options.topic_prefix + "ours" + round);  // the first is read below
   }
   const auto median = [](const char* what, const std::vector<double>& rates) {
     if (rates.empty()) return;
@@ -278,8 +326,11 @@ int main(int argc, char** argv) {
                 Median(ours) / Median(bare), Median(ours) / Median(headers));
   }
   std::fflush(stdout);
-  if (!wanted("read")) return 0;
-  if (ours.empty()) Ours(transport->get(), "ours0", events, data);
+  if (!wanted("read")) {
+    Delete(servers, options.topic_prefix + "ours0");
+    return 0;
+  }
+  if (ours.empty()) Ours(transport->get(), "ours0", events, load);
   std::vector<double> fast, slow, alone;
   const std::chrono::nanoseconds none(0), work(std::chrono::microseconds(3));
   for (int round = 0; round < kRounds; ++round) {
@@ -291,6 +342,7 @@ int main(int argc, char** argv) {
   median("read by offset", fast);
   median("the same, a second of the reading thread's processor time", alone);
   median("read with 3 us of work an event", slow);
+  Delete(servers, options.topic_prefix + "ours0");
   rusage used{};
   getrusage(RUSAGE_SELF, &used);
   std::printf("which is %.2f of 333,000/s; peak memory of all this %ld MiB\n",

@@ -58,9 +58,17 @@ void Must(const leat::Status& status) {
   if (!status) Die(status.error().Text());
 }
 
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
 // In microseconds.
 struct Latencies {
   std::vector<double> all;
+  void Add(const Latencies& more) {
+    all.insert(all.end(), more.all.begin(), more.all.end());
+  }
   double At(double quantile) const {
     std::vector<double> sorted = all;
     std::sort(sorted.begin(), sorted.end());
@@ -269,19 +277,17 @@ void Kafka(const std::string& servers, const std::string& folder, uint64_t count
     std::fflush(stdout);
     ratios.push_back(b.At(0.99) / a.At(0.99));
     ratios_two.push_back(c.At(0.99) / a.At(0.99));
-    bare.all.insert(bare.all.end(), a.all.begin(), a.all.end());
-    one_hop.all.insert(one_hop.all.end(), b.all.begin(), b.all.end());
-    two_hops.all.insert(two_hops.all.end(), c.all.begin(), c.all.end());
+    bare.Add(a);
+    one_hop.Add(b);
+    two_hops.Add(c);
   }
   Print("bare", bare);
   Print("projection", one_hop);
   Print("two hops", two_hops);
-  std::sort(ratios.begin(), ratios.end());
-  std::sort(ratios_two.begin(), ratios_two.end());
   std::printf("p99 of bare: projection %.2f times, two hops %.2f times (medians of the rounds: %.2f, "
               "%.2f)\n",
               one_hop.At(0.99) / bare.At(0.99), two_hops.At(0.99) / bare.At(0.99),
-              ratios[ratios.size() / 2], ratios_two[ratios_two.size() / 2]);
+              Median(ratios), Median(ratios_two));
   rd_kafka_consume_stop(handle, 0);
   rd_kafka_topic_destroy(handle);
   rd_kafka_destroy(consumer);
@@ -297,13 +303,15 @@ void Embedded(const std::string& folder, uint64_t count, int rounds) {
   if (file < 0) Die("no file can be made in " + folder);
   const std::string page(4096, 'x');
   Latencies synced, embedded;
+  std::vector<double> p99;  // of each round
   for (int round = 0; round < rounds; ++round) {
+    Latencies synced_now, embedded_now;
     const auto begun = Clock::now();
     for (uint64_t i = 0; i < count; ++i) {
       std::this_thread::sleep_until(DueAt(begun, i));
       const auto from = Clock::now();
       if (write(file, page.data(), page.size()) < 0 || fdatasync(file) != 0) Die("fdatasync");
-      synced.all.push_back(Since(from));
+      synced_now.all.push_back(Since(from));
     }
     // Each waits for its own events, so several of them keep the rate.
     const auto start = Clock::now() + std::chrono::milliseconds(100);
@@ -333,13 +341,18 @@ void Embedded(const std::string& folder, uint64_t count, int rounds) {
         });
       }
     }
-    for (const auto& part : each) {
-      embedded.all.insert(embedded.all.end(), part.all.begin(), part.all.end());
-    }
+    for (const auto& part : each) embedded_now.Add(part);
+    std::printf("round %d, p99: fdatasync %.2f ms, embedded %.2f ms\n", round + 1,
+                synced_now.At(0.99) / 1e3, embedded_now.At(0.99) / 1e3);
+    std::fflush(stdout);
+    p99.push_back(embedded_now.At(0.99));
+    synced.Add(synced_now);
+    embedded.Add(embedded_now);
   }
   close(file);
   Print("fdatasync", synced);
   Print("embedded", embedded);
+  std::printf("p99 of embedded, median of the rounds: %.2f ms\n", Median(p99) / 1e3);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Publishing to a RabbitMQ stream with confirms, and consuming it with acknowledgements, beside a bare
 // loop on rabbitmq-c in the same run.
 //
-// usage: bench_rabbitmq [PORT=5672] [EVENTS=300000] [bare] [headers] [ours]
+// usage: bench_rabbitmq [PORT=19672] [EVENTS=300000] [bare] [headers] [ours]
 //        (deploy/rabbitmq start; without a part all of them)
 //
 // Events carry 200 bytes of data; the bare messages have as many bytes of body and nothing else, so the
@@ -217,7 +217,7 @@ double Read(leat::bus::RabbitMqTransport* transport, const std::string& topic, u
 
 int main(int argc, char** argv) {
   leat::core::InitLog(leat::core::LogLevel::kError);
-  const int port = argc > 1 ? std::atoi(argv[1]) : 5672;
+  const int port = argc > 1 ? std::atoi(argv[1]) : 19672;
   const uint64_t events = (argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 300'000) /
                           kPublishEvents * kPublishEvents;
   const auto wanted = [&](std::string_view part) {
