@@ -75,11 +75,8 @@ Status Serve(const Context& context, const ServeOptions& options) {
   http.host = options.host;
   http.port = options.port;
   http.threads = options.threads;
-  // Who asks another process waits for it.
   http.blocking_threads = kBlockingThreads;
-  http.is_blocking = [&](std::string_view method, std::string_view target) {
-    return gateway::Api::IsBlocking(method, target) || api.Forwards(target);
-  };
+  http.is_blocking = gateway::Api::IsBlocking;
   http.body_bytes_max_for = gateway::Api::BodyBytesMax;
   LEAT_ASSIGN(const auto server,
               gateway::HttpServer::Start(http, [&](const auto& request, auto& response) {

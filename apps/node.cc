@@ -352,7 +352,6 @@ Result<runtime::Requester*> Node::requester() {
 void Node::StopRequests() {
   std::lock_guard lock(requester_mutex_);
   requests_stopped_ = true;
-  if (forwarder_ != nullptr) forwarder_->Stop();
   if (requester_ != nullptr) requester_->Stop();
 }
 

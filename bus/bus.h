@@ -1,5 +1,5 @@
 // How events travel: the ports that every transport implements. A topic is an ordered list of partitions; a partition
-// is a gapless sequence of events, numbered from 0.
+// is a sequence of events, numbered from 0. Brokers use some numbers for themselves.
 #pragma once
 
 #include <chrono>
@@ -52,6 +52,8 @@ struct Message {
   events::EventView event;
   // Not empty: this is no event, and why; `event` has nothing but the original bytes, as its data.
   std::string_view problem;
+  // So many offsets before this one have no message and never had: the subscription knows that nothing is missing.
+  uint64_t vacant = 0;
 };
 
 // Messages of one partition, in order, with what keeps their views alive.

@@ -1391,15 +1391,6 @@ struct Api::Impl {
     return reached ? Status() : late();
   }
 
-  bool Forwards(std::string_view target) const {
-    if (services_.forwarder == nullptr) return false;
-    HttpRequest request;
-    request.path = target.substr(0, target.find('?'));
-    if (request.path.size() < target.size()) request.query = target.substr(request.path.size() + 1);
-    const auto found = TargetOf(request);
-    return found && !Owns(found->first, found->second);
-  }
-
   Status Cluster(const Params& params, HttpResponse* response) const {
     LEAT_TRY(params.Allow({}));
     ordered_json out;
@@ -1510,7 +1501,7 @@ struct Api::Impl {
       LEAT_TRY(Authorize(request, response, &allowed));
       if (!allowed) return true;
     }
-    LEAT_TRY(services_.forwarder->Forward(target->first, target->second, request, response));
+    services_.forwarder->Forward(target->first, target->second, request, response);
     return true;
   }
 
@@ -1604,8 +1595,6 @@ Status Api::WaitBalances(uint32_t partition, uint64_t below,
                          std::chrono::milliseconds timeout) const {
   return impl_->WaitBalances(partition, below, timeout);
 }
-
-bool Api::Forwards(std::string_view target) const { return impl_->Forwards(target); }
 
 Api::Api(Services services) : impl_(std::make_unique<Impl>(std::move(services))) {}
 Api::~Api() = default;

@@ -67,8 +67,6 @@ class Api {
   void Handle(const HttpRequest& request, HttpResponse& response);
   // Whether a request may wait for the disk or another thread. `target` is the path with the query, as sent.
   static bool IsBlocking(std::string_view method, std::string_view target);
-  // Whether another process is asked for it, so that it waits.
-  bool Forwards(std::string_view target) const;
   // For whoever runs the pipeline. Waits until the ledger, wherever it runs, has decided on all facts of a partition below an
   // offset: tells the offset behind what was decided. Errors: kUnavailable when that takes longer.
   Result<uint64_t> WaitDecided(uint32_t partition, uint64_t below,

@@ -18,10 +18,11 @@ constexpr size_t kPieceBytes = 512u << 10;
 constexpr size_t kStreamsMax = 64;
 constexpr auto kStreamIdleMax = std::chrono::seconds(60);
 constexpr auto kRetention = std::chrono::hours(1);
+// What a message takes, with room for the rest of a request.
+constexpr size_t kBodyBytesMax = events::kDataBytesMax - (64u << 10);
 // A query may wait at the owner for what it asks for, and a submission until it is published.
 constexpr auto kQueryTimeout = std::chrono::milliseconds(10'000);
 constexpr auto kSubmitTimeout = std::chrono::milliseconds(120'000);
-constexpr auto kMovedPause = std::chrono::milliseconds(100);
 // An io thread waits so long for a piece; after some in vain it looks in now and then.
 constexpr auto kPieceWait = std::chrono::milliseconds(20);
 constexpr int kPieceWaitsMax = 5;
@@ -118,6 +119,34 @@ class Pieces : public std::enable_shared_from_this<Pieces> {
   std::optional<Result<v1::RequestAnswered>> next_;  // guarded by mutex_
 };
 
+void Fill(runtime::Requester* requester, const std::string& topic, uint32_t partition,
+          v1::RequestAnswered answer, HttpResponse* response) {
+  response->SetStatus(std::clamp<int>(static_cast<int>(answer.status()), 200, 599));
+  response->SetContentType(Lasting(answer.content_type()));
+  for (const auto& header : answer.headers()) {
+    // Ours has written them; another peer's that is no header's name is left out.
+    const bool token = !header.name().empty() &&
+                       std::all_of(header.name().begin(), header.name().end(), [](char c) {
+                         return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-';
+                       });
+    if (token) response->AddHeader(header.name(), header.value());
+  }
+  if (answer.stream().empty()) {
+    response->body() = std::move(*answer.mutable_body());
+    return;
+  }
+  auto pieces = std::make_shared<Pieces>(requester, topic, partition, answer.stream());
+  pieces->AskNext();
+  response->SetStream(
+      [pieces, first = std::move(*answer.mutable_body())](std::string* chunk) mutable
+      -> Result<HttpResponse::Streamed> {
+        if (first.empty()) return pieces->Take(chunk);
+        chunk->append(first);
+        first.clear();
+        return HttpResponse::Streamed::kMore;
+      });
+}
+
 }  // namespace
 
 std::string RequestsTopic(std::string_view role) { return "leat.requests." + std::string(role); }
@@ -126,8 +155,14 @@ Status CreateRequestsTopic(bus::Transport* transport, std::string_view role, uin
   return transport->CreateTopic(RequestsTopic(role), partitions, {.retention = kRetention});
 }
 
-Status Forwarder::Forward(std::string_view role, uint32_t partition, const HttpRequest& request,
-                          HttpResponse* response) const {
+void Forwarder::Forward(std::string_view role, uint32_t partition, const HttpRequest& request,
+                        HttpResponse* response) const {
+  if (request.body.size() > kBodyBytesMax) {
+    return response->SetProblem(
+        413, "a body of " + std::to_string(request.body.size()) +
+                 " bytes cannot be forwarded to the process that has role " + std::string(role) +
+                 ": send " + std::to_string(kBodyBytesMax) + " at most, or send it there");
+  }
   v1::RequestForwarded forwarded;
   forwarded.set_method(std::string(request.method));
   std::string target(request.path);
@@ -136,55 +171,27 @@ Status Forwarder::Forward(std::string_view role, uint32_t partition, const HttpR
   forwarded.set_body(std::string(request.body));
   forwarded.set_content_type(std::string(request.content_type));
   forwarded.set_accept(std::string(request.accept));
-  const std::string topic = RequestsTopic(role);
-  const events::Event event = EventOf(events::kRequestForwarded, forwarded.SerializeAsString());
-  const bool submits = request.method == "POST";
-  const auto deadline =
-      std::chrono::steady_clock::now() + (submits ? kSubmitTimeout : kQueryTimeout);
-  for (;;) {
-    runtime::AskOptions options;
-    options.partition = partition;
-    options.timeout = std::chrono::duration_cast<std::chrono::milliseconds>(
-        deadline - std::chrono::steady_clock::now());
-    if (options.timeout <= kMovedPause) options.timeout = kMovedPause;
-    const auto answer = ReadAnswer(requester_->Ask(topic, event, options));
-    if (!answer) {
-      // It may have moved on its way: the next owner answers, or will when it has taken over.
-      const bool again = answer.error().Retryable() && !stopped_ &&
-                         std::chrono::steady_clock::now() + kMovedPause < deadline;
-      if (!again) {
-        return std::unexpected(answer.error().WithContext(
-            "role " + std::string(role) + ", partition " + std::to_string(partition)));
+  runtime::AskOptions options;
+  options.partition = partition;
+  options.timeout = request.method == "POST" ? kSubmitTimeout : kQueryTimeout;
+  // It may have moved on its way: the next owner answers, or will when it has taken over.
+  options.until_available = true;
+  response->Defer([requester = requester_, role = std::string(role), options, response,
+                   event = EventOf(events::kRequestForwarded, forwarded.SerializeAsString())](
+                      const std::function<void()>& answered) {
+    const std::string topic = RequestsTopic(role);
+    requester->AskAsync(topic, event, options, [=](const Result<events::Event>& reply) {
+      auto answer = ReadAnswer(reply);
+      if (answer) {
+        Fill(requester, topic, *options.partition, std::move(*answer), response);
+      } else {
+        SetError(answer.error().WithContext("role " + role + ", partition " +
+                                            std::to_string(*options.partition)),
+                 response);
       }
-      std::this_thread::sleep_for(kMovedPause);  // nothing tells when the other process is ready
-      continue;
-    }
-    response->SetStatus(std::clamp<int>(static_cast<int>(answer->status()), 200, 599));
-    response->SetContentType(Lasting(answer->content_type()));
-    for (const auto& header : answer->headers()) {
-      // Ours has written them; another peer's that is no header's name is left out.
-      const bool token = !header.name().empty() &&
-                         std::all_of(header.name().begin(), header.name().end(), [](char c) {
-                           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-';
-                         });
-      if (token) response->AddHeader(header.name(), header.value());
-    }
-    if (answer->stream().empty()) {
-      response->body() = answer->body();
-      return {};
-    }
-    auto pieces = std::make_shared<Pieces>(requester_, topic, partition, answer->stream());
-    pieces->AskNext();
-    response->SetStream(
-        [pieces, first = answer->body()](std::string* chunk) mutable
-        -> Result<HttpResponse::Streamed> {
-          if (first.empty()) return pieces->Take(chunk);
-          chunk->append(first);
-          first.clear();
-          return HttpResponse::Streamed::kMore;
-        });
-    return {};
-  }
+      answered();
+    });
+  });
 }
 
 // An answer of which a part was given; asked for the same piece again, it is given again.

@@ -2,7 +2,6 @@
 // "leat.requests.<role>", and the answer comes back to this process's reply topic.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -26,16 +25,14 @@ Status CreateRequestsTopic(bus::Transport* transport, std::string_view role, uin
 class Forwarder {
  public:
   explicit Forwarder(runtime::Requester* requester) : requester_(requester) {}
-  // Asks nobody again from now on.
-  void Stop() { stopped_ = true; }
-  // Fills in the answer of whoever owns the partition; one that comes in pieces is asked for piece
-  // by piece. Errors: kUnavailable (nobody answers), kExhausted.
-  Status Forward(std::string_view role, uint32_t partition, const HttpRequest& request,
-                 HttpResponse* response) const;
+  // Has the response filled in by whoever owns the partition (HttpResponse::Defer): no thread waits
+  // for it. One that comes in pieces is asked for piece by piece. Errors go through SetError:
+  // kUnavailable (nobody answers), kExhausted; 413 for a body that no message takes.
+  void Forward(std::string_view role, uint32_t partition, const HttpRequest& request,
+               HttpResponse* response) const;
 
  private:
   runtime::Requester* const requester_;
-  std::atomic<bool> stopped_ = false;
 };
 
 // Answers what others forward, for the partitions that this process owns. Thread-safe.

@@ -393,6 +393,7 @@ class Connection {
     kParse,   // the next request of in_
     kRead,    // more of it
     kSubmit,  // request_ to the blocking pool
+    kDefer,   // the handler has left response_ to somebody else
     kAnswer,  // the handler has filled response_
     kStream,  // the next piece of stream_
     kYield,   // let others have the thread, then kStream
@@ -437,6 +438,7 @@ class Connection {
   Sent Send();
   void AwaitWritable(Step then);
   void Submit();
+  void AwaitAnswer();
   void Drain();
   void OnDrained(error_code error, size_t size);
   void Abort();
@@ -515,6 +517,10 @@ void Connection::Run(Step step) {
         return Read();
       case Step::kSubmit:
         return Submit();
+      case Step::kDefer:
+        phase_ = Phase::kWork;
+        deadline_ = kNever;
+        return AwaitAnswer();
       case Step::kAnswer:
         step = Answer();
         break;
@@ -609,8 +615,7 @@ Connection::Step Connection::Dispatch() {
     return Step::kSubmit;
   }
   CallHandler();
-  LEAT_ASSERT(response_.TakeDeferred() == nullptr);
-  return Answer();
+  return response_.deferred() ? Step::kDefer : Answer();
 }
 
 // On the io thread or on the pool.
@@ -850,12 +855,17 @@ void Connection::Submit() {
     } else {
       CallHandler();
     }
-    const auto answered = [this] {
-      asio::post(socket_.get_executor(), [this] { Guarded([&] { Run(Step::kAnswer); }); });
-    };
-    const auto begin = response_.TakeDeferred();
-    begin ? begin(answered) : answered();
+    AwaitAnswer();
   });
+}
+
+// On the io thread or on the pool.
+void Connection::AwaitAnswer() {
+  const auto answered = [this] {
+    asio::post(socket_.get_executor(), [this] { Guarded([&] { Run(Step::kAnswer); }); });
+  };
+  const auto begin = response_.TakeDeferred();
+  begin ? begin(answered) : answered();
 }
 
 // Closes our side and waits for the client's: closing both at once, with something of the client's

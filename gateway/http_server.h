@@ -73,10 +73,11 @@ class HttpResponse {
   }
   // For what somebody else is going to answer: the thread is given back, and the answer is sent once `answered` was called,
   // from any thread and exactly once. `begin` is called when the handler has returned; until `answered` is called this
-  // response is whoever's `begin` gives it to, and the request is gone. It must not throw. Only where
-  // HttpOptions::is_blocking holds. HttpServer::Stop waits for the answer.
+  // response is whoever's `begin` gives it to, and the request is gone. It must be quick and not throw. HttpServer::Stop waits
+  // for the answer.
   using Begin = std::function<void(std::function<void()> answered)>;
   void Defer(Begin begin) { begin_ = std::move(begin); }
+  bool deferred() const { return begin_ != nullptr; }
   Begin TakeDeferred();
   // Replaces what there is by an RFC 9457 problem document. `detail` is UTF-8.
   void SetProblem(int status, std::string_view detail);

@@ -98,7 +98,9 @@ Result<Admission> Admit(std::string_view topic, const bus::Message& message,
                         InputPosition* position, Window* window) {
   const auto pass = [] { return Admission{Verdict::kPassedOver, {}}; };
   if (message.offset < position->next) return pass();  // a poll may begin before it
-  if (message.offset > position->next) return Gap(topic, "offset", position->next, message.offset);
+  if (message.offset - message.vacant > position->next)
+    return Gap(topic, "offset", position->next, message.offset);
+  position->next = message.offset;  // what is vacant is done with
   if (!message.problem.empty()) {
     ++position->next;
     return Admission{Verdict::kRejected, std::string(message.problem)};

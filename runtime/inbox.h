@@ -54,7 +54,8 @@ struct Admission {
 //   source and id: then it is a repetition; it is rejected from the first claim on. So is what is
 //   no event. What a shard's log gives of itself, mounted, is numbered and needs no window.
 // The window belongs to the position: whoever reads the partition from its beginning comes to the
-// same. Null: repetitions count. Errors: kCorrupt for a gap of offsets.
+// same. Null: repetitions count. Errors: kCorrupt for a gap of offsets that
+// are not vacant.
 Result<Admission> Admit(std::string_view topic, const bus::Message& message,
                         InputPosition* position, Window* window);
 

@@ -5,6 +5,14 @@
 #include "core/log.h"
 
 namespace leat::runtime {
+namespace {
+
+// Who reads a shard that is to be put aside has so long to end: most hold it for a moment. A
+// verification takes longer, and then it is tried again.
+constexpr auto kReadersMax = std::chrono::seconds(1);
+constexpr auto kReadersPause = std::chrono::milliseconds(5);
+
+}  // namespace
 
 Result<std::unique_ptr<OwnedShard>> OwnedShard::Open(const OwnedShardOptions& options,
                                                      Evolver* evolver, bus::Transport* transport) {
@@ -32,14 +40,24 @@ std::shared_ptr<Relay> OwnedShard::relay() const {
   return relay_;
 }
 
-Status OwnedShard::PutAside() {
+Status OwnedShard::PutAside(const std::stop_token& stop) {
   std::shared_ptr<Shard> shard;
   {
     std::lock_guard lock(mutex_);
     shard = std::move(shard_);
   }
-  // Whoever reads it holds it for a moment.
-  while (shard.use_count() > 1) std::this_thread::yield();
+  const auto deadline = std::chrono::steady_clock::now() + kReadersMax;
+  while (shard.use_count() > 1) {
+    if (stop.stop_requested() || std::chrono::steady_clock::now() > deadline) {
+      std::lock_guard lock(mutex_);
+      shard_ = std::move(shard);
+      return Fail(ErrorClass::kUnavailable,
+                  options_.shard.name + " is being read, and is to be built anew from " +
+                      options_.topic,
+                  "it is tried again; a verification may be what reads it");
+    }
+    std::this_thread::sleep_for(kReadersPause);
+  }
   shard.reset();
   const std::string aside = options_.shard.path + ".aside";
   std::error_code error;
@@ -60,7 +78,7 @@ Status OwnedShard::Own(const std::stop_token& stop) {
   if (shard() == nullptr) LEAT_TRY(OpenShard());  // putting it aside failed
   std::optional<Ownership> ownership;
   for (int attempt = 0; attempt < 2 && !ownership; ++attempt) {
-    if (attempt > 0) LEAT_TRY(PutAside());
+    if (attempt > 0) LEAT_TRY(PutAside(stop));
     LEAT_ASSIGN(ownership, ClaimTopic(stop, shard().get(), evolver_, transport_, options_.topic,
                                       options_.partition, options_.input, nullptr));
   }
@@ -90,7 +108,7 @@ Status OwnedShard::Follow() {
                     FollowTopic(stop, shard().get(), evolver_, transport_, options_.topic,
                                 options_.partition, options_.input, status.get()));
         if (stopped) return {};
-        LEAT_TRY(PutAside());
+        LEAT_TRY(PutAside(stop));
       }
     };
     auto ended = follow();

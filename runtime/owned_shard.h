@@ -33,7 +33,8 @@ class OwnedShard {
 
   // Claims the partition, brings the shard up to it, and relays the shard's log to it from then on.
   // A log that went another way while somebody else owned the partition is put aside, and built
-  // anew from the topic: nothing of it was acknowledged. Errors: those of ClaimTopic.
+  // anew from the topic: nothing of it was acknowledged. Errors: those of ClaimTopic; kUnavailable:
+  // that log is being read.
   Status Own(const std::stop_token& stop);
   // Keeps the shard up to the partition without owning it.
   Status Follow();
@@ -58,8 +59,8 @@ class OwnedShard {
   OwnedShard(OwnedShardOptions options, Evolver* evolver, bus::Transport* transport)
       : options_(std::move(options)), evolver_(evolver), transport_(transport) {}
   Status OpenShard();
-  // Waits until nobody else has the shard, and moves its folder away.
-  Status PutAside();
+  // Moves its folder away once nobody else has it. Errors: kUnavailable when somebody keeps it.
+  Status PutAside(const std::stop_token& stop);
   std::shared_ptr<Relay> relay() const;
 
   const OwnedShardOptions options_;

@@ -316,7 +316,7 @@ Result<std::optional<Ownership>> ClaimTopic(const std::stop_token& stop, Shard* 
     for (const bus::Message& message : batch.messages) {
       const uint64_t position = read.next_position;
       const bool is_claim =
-          message.event.type == events::kShardClaimed && message.offset == read.next;
+          message.event.type == events::kShardClaimed && message.offset >= read.next;
       const uint64_t epoch_before = read.epoch;
       LEAT_ASSIGN(const Admission admission, Admit(own_topic, message, &read, &window));
       if (admission.counts()) {

@@ -263,7 +263,8 @@ class Requester::Impl {
     Time repeat_at;
     std::chrono::milliseconds pause = kRepeatPauseMin;
     bool in_outbox = true;
-    std::string problem;  // of the newest publish
+    bool until_available = false;
+    std::string problem;  // of the newest publish, or reply
   };
 
   void Publish(const std::string& id, const std::string& topic, std::optional<uint32_t> partition,
@@ -272,6 +273,8 @@ class Requester::Impl {
   void Take(const bus::Message& message);
   void Tick();
   void Finish(const std::string& id, Result<events::Event> answer);
+  // Whether a request goes on in spite of its reply.
+  bool AskAgain(const std::string& id, const Error& error);
   // From now on.
   void FailAll(const Status& status);
 
@@ -316,6 +319,7 @@ void Requester::Impl::Ask(const std::string& topic, const events::Event& request
   pending.request = event;
   pending.done = done;
   pending.timeout = options.timeout;
+  pending.until_available = options.until_available;
   pending.deadline = Now() + options.timeout;
   pending.repeat_at = Now() + kRepeatPauseMin;
   {
@@ -349,7 +353,7 @@ void Requester::Impl::Publish(const std::string& id, const std::string& topic,
                  const auto found = pending_.find(id);
                  if (found == pending_.end()) return;
                  found->second.in_outbox = false;
-                 found->second.problem = status ? "" : status.error().Text();
+                 if (!status) found->second.problem = status.error().Text();
                }});
 }
 
@@ -424,7 +428,19 @@ void Requester::Impl::Take(const bus::Message& message) {
     return Finish(id,
                   Fail(ErrorClass::kInternal, "the request failed, and its error cannot be read"));
   }
-  Finish(id, Fail(ErrorClassOf(failed.error_class()), failed.message(), failed.remedy()));
+  const Error error{ErrorClassOf(failed.error_class()), failed.message(), failed.remedy()};
+  if (!AskAgain(id, error)) Finish(id, std::unexpected(error));
+}
+
+bool Requester::Impl::AskAgain(const std::string& id, const Error& error) {
+  if (!error.Retryable()) return false;
+  std::lock_guard lock(mutex_);
+  const auto found = pending_.find(id);
+  if (found == pending_.end() || !found->second.until_available) return false;
+  found->second.problem = error.Text();
+  found->second.pause = kRepeatPauseMin;  // somebody is there
+  found->second.repeat_at = Now() + kRefusedPause;
+  return true;
 }
 
 void Requester::Impl::Tick() {
@@ -575,6 +591,7 @@ class Responder::Impl {
   mutable std::mutex mutex_;
   std::condition_variable_any waiting_changed_;
   std::deque<Request> waiting_;                 // guarded by mutex_
+  size_t waiting_bytes_ = 0;                    // of their data; guarded by mutex_
   std::unordered_map<std::string, Seen> seen_;  // guarded by mutex_
   std::deque<std::string> kept_;  // of seen_, with a reply, oldest first; guarded by mutex_
   size_t kept_bytes_ = 0;         // guarded by mutex_
@@ -657,11 +674,13 @@ void Responder::Impl::Take(const events::EventView& view, uint64_t offset) {
     if (seen != seen_.end()) {
       if (seen->second.reply == nullptr) return;  // its reply will come
       answered = seen->second.reply;
-    } else if (waiting_.size() >= options_.waiting_max) {
+    } else if (waiting_.size() >= options_.waiting_max ||
+               waiting_bytes_ + view.data.size() > options_.waiting_bytes_max) {
       refused = true;
     } else {
       request.event = std::make_shared<const events::Event>(view);
       seen_[request.key];
+      waiting_bytes_ += view.data.size();
       waiting_.push_back(std::move(request));
     }
   }
@@ -669,8 +688,7 @@ void Responder::Impl::Take(const events::EventView& view, uint64_t offset) {
   if (!refused) return waiting_changed_.notify_one();
   request.event = std::make_shared<const events::Event>(view);
   const Error full{ErrorClass::kUnavailable,
-                   "topic " + options_.topic + " has " + std::to_string(options_.waiting_max) +
-                       " requests that wait for their turn",
+                   "topic " + options_.topic + " has as many requests that wait for their turn as it takes",
                    "ask again in a moment"};
   Send(request.reply_to, std::make_shared<const events::Event>(Failure(request, full)));
 }
@@ -684,6 +702,7 @@ void Responder::Impl::Work(const std::stop_token& stop) {
       if (stop.stop_requested()) return;
       request = std::move(waiting_.front());
       waiting_.pop_front();
+      waiting_bytes_ -= request.event->view().data.size();
       if (request.expiry_us <= clock_.NowUs()) {
         seen_.erase(request.key);
         continue;

@@ -31,6 +31,8 @@ inline constexpr size_t kReplyBytesMax = 1u << 20;  // of data
 inline constexpr auto kRequestTimeoutDefault = std::chrono::milliseconds(5'000);
 inline constexpr auto kRequestTimeoutMax = std::chrono::milliseconds(600'000);
 inline constexpr auto kRepliesRetention = std::chrono::hours(1);
+// Before what was refused for the moment is asked again.
+inline constexpr auto kRefusedPause = std::chrono::milliseconds(100);
 // Before a request is published again; doubled each time, up to the second.
 inline constexpr auto kRepeatPauseMin = std::chrono::milliseconds(500);
 inline constexpr auto kRepeatPauseMax = std::chrono::milliseconds(8'000);
@@ -43,6 +45,9 @@ Status CheckInstanceName(std::string_view instance);
 struct AskOptions {
   std::chrono::milliseconds timeout = kRequestTimeoutDefault;  // up to kRequestTimeoutMax
   std::optional<uint32_t> partition;                           // nothing: by the request's key
+  // A reply that says that it may pass (kUnavailable) is not the last word: it is asked again, until
+  // the timeout.
+  bool until_available = false;
 };
 
 // Asks, and reads the answers from a topic of its own, "leat.replies.<instance>". One per process.
@@ -98,8 +103,9 @@ struct ResponderOptions {
   uint64_t look_back = kRequestsLookBackMax;
   std::string source = "leat";  // of replies that have none
   unsigned threads = 2;         // that run the handler
-  size_t waiting_max =
-      1024;  // requests that wait for them; whoever comes then is refused with kUnavailable
+  // Requests that wait for them, and bytes of their data; whoever comes then is refused with kUnavailable.
+  size_t waiting_max = 1024;
+  size_t waiting_bytes_max = 64u << 20;
 };
 
 // Answers the requests on one partition of a topic. Owns its threads; the transport and the clock

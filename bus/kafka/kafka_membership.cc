@@ -105,8 +105,8 @@ class KafkaMembership final : public Membership {
   void Close();
   void Reopen();
   // librdkafka before 2.3 (its issue 4312) aborts the process when a cooperative-sticky consumer is
-  // destroyed that has an answer to its join and has never had an assignment.
-  bool MayDestroy() const;
+  // destroyed that has had an answer to its join and has never had an assignment.
+  bool MayDestroy();
 
   void Serve(const std::stop_token& stop);
   void Assigned(const rd_kafka_topic_partition_list_t& partitions);
@@ -131,6 +131,7 @@ class KafkaMembership final : public Membership {
   rd_kafka_t* handle_ = nullptr;
   bool reopen_ = false;
   bool assigned_ = false;  // the handle has had an assignment, be it an empty one
+  bool joined_ = false;    // it has had an answer to its join, and may have forgotten it since
   std::optional<std::chrono::steady_clock::time_point> troubled_;  // last
   List revoked_;                                                   // not given back yet
   bool committing_ = false;
@@ -212,17 +213,19 @@ void KafkaMembership::Close() {
     core::LogWarning(kComponent, names_.group +
                                      ": a consumer is left alone, destroying it would "
                                      "end the process");
+    rd_kafka_unsubscribe(handle_);  // its session ends
   }
   handle_ = nullptr;
-  assigned_ = false;
+  assigned_ = joined_ = false;
 }
 
-bool KafkaMembership::MayDestroy() const {
+bool KafkaMembership::MayDestroy() {
   if (assigned_ || rd_kafka_version() >= kDestroysAnyConsumer) return true;
+  if (joined_) return false;
   char* const member_id = rd_kafka_memberid(handle_);
-  const bool joined = member_id != nullptr && *member_id != '\0';
+  joined_ = member_id != nullptr && *member_id != '\0';
   if (member_id != nullptr) rd_kafka_mem_free(handle_, member_id);
-  return !joined;
+  return !joined_;
 }
 
 void KafkaMembership::Reopen() {
@@ -255,6 +258,7 @@ void KafkaMembership::Serve(const std::stop_token& stop) {
     if (reopen_) Reopen();
     if (handle_ == nullptr) return;
     step();
+    (void)MayDestroy();  // a member whose session has ended has no id any more
     SendCommits();
     Unassign();
     AskWhetherOver();

@@ -586,7 +586,12 @@ Status KafkaSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
     }
   }
   if (batch->messages.empty()) return {};
-  next_ = batch->messages.back().offset + 1;
+  // Kafka has numbers of its own, such as those of a transaction's end; what retention took before
+  // it was read is an error (auto.offset.reset).
+  for (Message& message : batch->messages) {
+    if (message.offset > next_) message.vacant = message.offset - next_;
+    next_ = message.offset + 1;
+  }
   batch->pins.push_back(fetched_);
   return {};
 }

@@ -88,6 +88,7 @@ class Received {
   const amqp_basic_properties_t& properties() const { return message_.properties; }
   std::string_view body() const { return View(message_.body); }
   uint64_t offset = 0;  // of the stream
+  uint64_t vacant = 0;  // numbers of the stream's own before it
   uint64_t tag = 0;     // of the delivery
 
  private:
@@ -395,21 +396,61 @@ class StreamSubscription final : public Subscription, public Link {
  private:
   Status OnConnected(Connection* connection) override { return Follow(connection); }
   // On a new channel: what still comes on another one does not count.
-  Status Follow(Connection* connection) {
+  Status OpenNext(Connection* connection) {
     channel_ = static_cast<amqp_channel_t>(channel_ % kChannelsInTurn + 1);
-    LEAT_TRY(connection->OpenChannel(channel_));
+    acknowledged_ = 0;
+    return connection->OpenChannel(channel_);
+  }
+  Status Follow(Connection* connection) {
+    LEAT_TRY(OpenNext(connection));
+    behind_ = 0;
+    looks_ = false;
     uint64_t from;
     {
       std::lock_guard lock(mutex_);
-      if (!queued_.empty()) wanted_ = queued_.front()->offset - 1;
+      if (!queued_.empty()) wanted_ = queued_.front()->offset - queued_.front()->vacant - 1;
       queued_.clear();
       from = wanted_;
       seeking_ = false;
       unacknowledged_ = 0;
     }
-    acknowledged_ = 0;
     return Consume(connection, channel_, queue_,
                    NumberEntry(kOffsetHeader, static_cast<int64_t>(from + 1)));
+  }
+  // Whether what is missing before message `offset` was there once: asks for the first of the stream.
+  void LookBehind(uint64_t offset) {
+    behind_ = offset;
+    Post([this](Connection* connection) -> Status {
+      if (behind_ == 0) return {};  // followed anew meanwhile
+      LEAT_TRY(
+          connection->Check(amqp_channel_close(connection->state(), channel_, AMQP_REPLY_SUCCESS),
+                            "closing a channel"));
+      LEAT_TRY(OpenNext(connection));
+      looks_ = true;
+      return Consume(connection, channel_, queue_, TextEntry(kOffsetHeader, "first"));
+    });
+  }
+  // With the number of the stream's first message.
+  Status LookedBehind(uint64_t first) {
+    looks_ = false;
+    {
+      std::lock_guard lock(mutex_);
+      if (first > wanted_ + 1) {
+        gone_ = Fail(ErrorClass::kNotFound,
+                     queue_ + " no longer has offset " + std::to_string(wanted_) +
+                         ": it begins at " + std::to_string(first - 1),
+                     "give its topic a longer retention, or build anew from a snapshot");
+        arrived_.notify_all();
+        return {};
+      }
+    }
+    vacant_to_ = behind_;
+    Post([this](Connection* again) -> Status {
+      LEAT_TRY(again->Check(amqp_channel_close(again->state(), channel_, AMQP_REPLY_SUCCESS),
+                            "closing a channel"));
+      return Follow(again);
+    });
+    return {};
   }
   void OnLost(const Error&) override {}
   Status OnMethod(Connection* connection, const amqp_frame_t& frame) override {
@@ -421,19 +462,18 @@ class StreamSubscription final : public Subscription, public Link {
     LEAT_ASSIGN(auto message, ReadMessage(connection, frame.channel));
     if (frame.channel != channel_) return {};
     message->tag = tag;
+    if (looks_) return LookedBehind(message->offset);
+    if (behind_ > 0) return {};
     {
       std::lock_guard lock(mutex_);
       // Older than asked for: a stream begins with a whole chunk.
       if (seeking_ || message->offset < wanted_ + 1) {
         unacknowledged_ = tag;
-      } else if (message->offset > wanted_ + 1) {
-        if (gone_) {
-          gone_ = Fail(ErrorClass::kNotFound,
-                       queue_ + " no longer has offset " + std::to_string(wanted_) +
-                           ": it begins at " + std::to_string(message->offset - 1),
-                       "give its topic a longer retention, or build anew from a snapshot");
-        }
+      } else if (message->offset > wanted_ + 1 + kNumbersOfASegment &&
+                 message->offset != vacant_to_) {
+        LookBehind(message->offset);
       } else {
+        message->vacant = message->offset - (wanted_ + 1);
         wanted_ = message->offset;  // the next one's, as the user counts
         queued_.push_back(std::move(message));
         fresh_ = true;
@@ -461,6 +501,8 @@ class StreamSubscription final : public Subscription, public Link {
   }
 
   static constexpr int kChannelsInTurn = 1000;
+  // A stream's segment begins with what the broker knows of those who publish, which has a number.
+  static constexpr uint64_t kNumbersOfASegment = 1;
   const std::string queue_;
   std::mutex mutex_;
   std::condition_variable arrived_;
@@ -471,8 +513,11 @@ class StreamSubscription final : public Subscription, public Link {
   bool woken_ = false;           // guarded by mutex_
   bool seeking_ = false;         // what comes is from before a seek; guarded by mutex_
   bool fresh_ = false;           // of the thread: something was queued since the last pause
-  amqp_channel_t channel_ = 0;   // of the thread
-  uint64_t acknowledged_ = 0;    // of the thread
+  amqp_channel_t channel_ = 0;   // of the thread, as all below
+  uint64_t behind_ = 0;     // stream offset of a message, of what lies before which is not known whether it was there
+  bool looks_ = false;      // what comes is the first message of the stream
+  uint64_t vacant_to_ = 0;  // stream offset of a message before which nothing is missing
+  uint64_t acknowledged_ = 0;
 };
 
 Status StreamSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
@@ -508,6 +553,7 @@ Status StreamSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
   for (const auto& from : pinned->messages) {
     Message& to = batch->messages.emplace_back();
     to.offset = from->offset - 1;
+    to.vacant = from->vacant;
     auto status =
         rabbitmq::ReadEvent(from->properties(), from->body(), &to.event, &structured);
     if (!structured.empty()) pinned->structured.push_back(std::move(structured));

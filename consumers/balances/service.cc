@@ -134,8 +134,10 @@ Status Service::Own(const std::stop_token& stop) {
 }
 
 void Service::Rest() {
+  resting_ = true;
   std::lock_guard moving(rebuilding_);
   live()->runner->Stop();
+  resting_ = false;
 }
 
 std::shared_ptr<Service::Version> Service::live() const {
@@ -186,6 +188,10 @@ Result<RebuildReport> Service::Rebuild(bool compare,
   const auto wait = [&](const Version& version, uint64_t next) -> Status {
     while (!version.runner->status().WaitApplied(next, std::chrono::milliseconds(100))) {
       LEAT_TRY(version.runner->status().error());
+      if (resting_) {
+        return Fail(ErrorClass::kUnavailable, "the rebuild was given up: its partition is another process's now",
+                    "ask again, it goes to the new owner");
+      }
       if (progress) progress(version.runner->status().applied(), next);
     }
     return {};

@@ -1,6 +1,7 @@
 // The balances projection as a part of a process: the live version, and new versions built beside it.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -54,7 +55,7 @@ class Service final : public runtime::Part {
 
   // Builds a new version from the topic's beginning beside the live one, which goes on answering; then it takes over in
   // one switch. With `compare`, every row is compared with the live version's as of the same position first, and a
-  // difference keeps the live one. One at a time: kConflict.
+  // difference keeps the live one. One at a time: kConflict. Given up when the service is to rest: kUnavailable.
   Result<RebuildReport> Rebuild(bool compare,
                                 const std::function<void(uint64_t, uint64_t)>& progress);
 
@@ -70,6 +71,7 @@ class Service final : public runtime::Part {
   mutable std::mutex mutex_;
   std::shared_ptr<Version> live_;  // guarded by mutex_
   std::mutex rebuilding_;
+  std::atomic<bool> resting_ = false;  // a rebuild is to end
 };
 
 }  // namespace leat::balances

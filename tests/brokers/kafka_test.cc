@@ -163,6 +163,44 @@ TEST_CASE("what is older than a topic's retention goes") {
   CHECK(batch.messages[0].event.data == "young");
 }
 
+TEST_CASE("what a transaction of somebody else's leaves in a topic is vacant") {
+  const auto transport = Must(KafkaTransport::Open(Options()));
+  Must(transport->CreateTopic("transactions", 1));
+  char text[512];
+  rd_kafka_conf_t* const conf = rd_kafka_conf_new();
+  rd_kafka_conf_set(conf, "bootstrap.servers", TheCluster().broker.address().c_str(), text, sizeof text);
+  rd_kafka_conf_set(conf, "transactional.id", "stranger", text, sizeof text);
+  rd_kafka_t* const stranger = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof text);
+  REQUIRE_MESSAGE(stranger != nullptr, text);
+  constexpr int kTimeoutMs = 20'000;
+  const auto good = [](rd_kafka_error_t* error) { REQUIRE(error == nullptr); };
+  good(rd_kafka_init_transactions(stranger, kTimeoutMs));
+  for (int i = 0; i < 2; ++i) {
+    good(rd_kafka_begin_transaction(stranger));
+    REQUIRE(rd_kafka_producev(stranger, RD_KAFKA_V_TOPIC("transactions"), RD_KAFKA_V_PARTITION(0),
+                              RD_KAFKA_V_VALUE(text, 1), RD_KAFKA_V_END) == RD_KAFKA_RESP_ERR_NO_ERROR);
+    good(rd_kafka_commit_transaction(stranger, kTimeoutMs));
+  }
+  rd_kafka_destroy(stranger);
+  Must(transport->Publish("transactions", {DataEvent("ours")}));
+
+  const auto reader = Must(transport->Subscribe("transactions", 0, 0));
+  MessageBatch batch;
+  uint64_t next = 0, vacant = 0, count = 0;
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (count < 3 && std::chrono::steady_clock::now() < deadline) {
+    Must(reader->Poll({}, &batch));
+    for (const Message& message : batch.messages) {
+      CHECK(message.offset - message.vacant == next);
+      next = message.offset + 1;
+      vacant += message.vacant;
+      ++count;
+    }
+  }
+  CHECK(count == 3);
+  CHECK(vacant == 2);  // the commits
+}
+
 TEST_CASE("TLS and SASL") {
   const std::string folder = TheCluster().certificates.path();
   struct User {

@@ -145,6 +145,70 @@ TEST_CASE("what is older than a topic's retention goes") {
   CHECK(got.messages[0].event.data == "young");
 }
 
+// Runs Erlang in the node.
+void Evaluate(const std::string& code) {
+  const std::string folder = TheNode().broker.folder();
+  const std::string command =
+      "env -i HOME=" + folder + " LANG=C.UTF-8 PATH=\"$PATH\" RABBITMQ_CONF_ENV_FILE=" + folder +
+      "/env.conf RABBITMQ_NODENAME=leat" + std::to_string(kPort) +
+      "@localhost ERL_EPMD_PORT=" + std::to_string(kPort + 2) +
+      " $(dpkg -L rabbitmq-server | grep '/lib/.*/sbin/rabbitmqctl$') eval '" + code + "'";
+  REQUIRE(std::system(command.c_str()) == 0);
+}
+
+// From `next` on, until `count` messages are read: offsets that have none must be vacant.
+std::vector<std::string> ReadOn(Subscription& reader, uint64_t next, size_t count,
+                                uint64_t* vacant) {
+  std::vector<std::string> out;
+  MessageBatch batch;
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (out.size() < count && std::chrono::steady_clock::now() < deadline) {
+    Must(reader.Poll({}, &batch));
+    for (const Message& message : batch.messages) {
+      CHECK(message.offset - message.vacant == next);
+      *vacant += message.vacant;
+      next = message.offset + 1;
+      out.emplace_back(message.event.data.substr(0, 3));
+    }
+  }
+  return out;
+}
+
+TEST_CASE("numbers that the broker keeps for itself are vacant, and nothing is missing") {
+  const auto transport = Must(RabbitMqTransport::Open(Options()));
+  // A retention makes segments small: each begins with a number of the broker's.
+  Must(transport->CreateTopic("own", 1, {.retention = std::chrono::hours(1)}));
+  std::vector<uint64_t> offsets;
+  std::vector<std::string> expected;
+  const auto publish = [&](size_t bytes) {
+    expected.push_back(std::to_string(100 + expected.size()));
+    offsets.push_back(
+        Must(transport->Publish("own", {DataEvent(expected.back() + std::string(bytes, 'x'))}))[0].offset);
+  };
+  for (int i = 0; i < 12; ++i) publish(1 << 20);
+  // And so does what those who read with the broker's own protocol have it remember, as often as they like.
+  Evaluate(
+      "{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"leat.own.0\">>)), "
+      "#{leader_pid := P} = amqqueue:get_type_state(Q), "
+      "[begin osiris:write_tracking(P, <<\"r\">>, {offset, N}), timer:sleep(50) end || N <- [1, 2, 3]].");
+  for (int i = 0; i < 3; ++i) publish(10);
+  CHECK(Must(transport->End("own", 0)).offset == offsets.back() + 1);
+
+  const auto reader = Must(transport->Subscribe("own", 0, 0));
+  uint64_t vacant = 0;
+  CHECK(ReadOn(*reader, 0, expected.size(), &vacant) == expected);
+  CHECK(vacant == offsets.back() + 1 - expected.size());
+  CHECK(vacant > 3);
+  // Whoever goes on behind a message, also behind the last one before such numbers, has all that follows.
+  for (size_t i = 0; i < offsets.size(); ++i) {
+    const uint64_t next = i == 0 ? 0 : offsets[i - 1] + 1;
+    reader->Seek(next);
+    uint64_t ignored = 0;
+    const auto got = ReadOn(*reader, next, expected.size() - i, &ignored);
+    CHECK(got == std::vector<std::string>(expected.begin() + static_cast<long>(i), expected.end()));
+  }
+}
+
 TEST_CASE("TLS and users") {
   const std::string folder = TheNode().certificates.path();
   auto secured = Options();

@@ -26,6 +26,7 @@ class Broker {
   Broker& operator=(const Broker&) = delete;
 
   int port() const { return port_; }
+  std::string folder() const { return folder_.Sub(script_); }
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
   // From the next start on.
   void Configure(const std::string& properties) {
@@ -38,7 +39,7 @@ class Broker {
   // Freezes it, and lets it go on: SIGSTOP, SIGCONT.
   void Signal(int signal) {
     pid_t pid = 0;
-    std::ifstream(folder_.Sub(script_) + "/" + script_ + ".pid") >> pid;
+    std::ifstream(folder() + "/" + script_ + ".pid") >> pid;
     REQUIRE(pid > 1);
     REQUIRE(kill(pid, signal) == 0);
   }
@@ -47,7 +48,7 @@ class Broker {
   int Try(const std::string& verb) const {
     const std::string command = environment_ + " " LEAT_SOURCE_DIR "/deploy/" + script_ + " " + verb +
                                 " --port " + std::to_string(port_) + " --dir " +
-                                folder_.Sub(script_) + " --properties " + folder_.Sub("properties");
+                                folder() + " --properties " + folder_.Sub("properties");
     return std::system(command.c_str());
   }
 

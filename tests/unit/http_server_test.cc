@@ -323,9 +323,12 @@ TEST_CASE("http: pipelined requests are answered in order while one of them bloc
 
 TEST_CASE("http: what somebody else answers holds no thread") {
   constexpr size_t kClients = 8;  // more than there are threads
+  bool blocks = true;
+  SUBCASE("of the pool") {}
+  SUBCASE("of connections") { blocks = false; }
   HttpOptions options = TestOptions();
   options.blocking_threads = 1;
-  options.is_blocking = [](std::string_view, std::string_view) { return true; };
+  options.is_blocking = [=](std::string_view, std::string_view) { return blocks; };
   std::mutex mutex;
   std::condition_variable changed;
   std::vector<std::function<void()>> waiting;

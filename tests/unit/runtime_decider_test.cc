@@ -458,6 +458,26 @@ class Gappy final : public test::ForwardingTransport {
   uint64_t missing_;
 };
 
+TEST_CASE("offsets without a message are no gap where the transport knows that there was none") {
+  InputPosition position;
+  position.next = 5;
+  bus::Message message;
+  message.offset = 9;
+  message.vacant = 4;
+  message.event.type = "t.happened.v1";
+  message.event.source = "s";
+  CHECK(Must(Admit("t", message, &position, nullptr)).counts());
+  CHECK(position.next == 10);
+  CHECK(position.next_position == 1);
+  message.offset = 12;
+  message.vacant = 1;
+  CHECK(test::ClassOf(Admit("t", message, &position, nullptr)) == ErrorClass::kCorrupt);
+  CHECK(position.next == 10);
+  message.vacant = 7;  // read from before what is done with
+  CHECK(Must(Admit("t", message, &position, nullptr)).counts());
+  CHECK(position.next == 13);
+}
+
 TEST_CASE("a gap in the input stops the runner") {
   const TempFolder temp;
   auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));

@@ -291,6 +291,40 @@ TEST_CASE("a log that went another way is put aside, and built anew from the top
   }
 }
 
+TEST_CASE("a log that is to be put aside is let go by its readers first") {
+  World world;
+  {
+    CounterPart first(world.temp.Sub("first"), world.transport.get());
+    Must(first.Own({}));
+    world.Ask("a", 1);
+    REQUIRE(first.WaitDone(1));
+    first.Rest();
+    Decision mine;
+    mine.Add("counter-a", test::kCounted, 5, "a", "a=2", "mine");
+    Counter counter;
+    Must(StageDecision(first.owned().shard().get(), &counter, mine, nullptr));
+    Must(first.owned().shard()->Commit(true));
+  }
+  CounterPart second(world.temp.Sub("second"), world.transport.get());
+  Must(second.Own({}));
+  world.Ask("a", 2);
+  REQUIRE(second.WaitDone(2));
+  second.Rest();
+
+  CounterPart first(world.temp.Sub("first"), world.transport.get());
+  auto reader = first.owned().shard();
+  const uint64_t size = reader->log()->size();
+  const auto refused = first.Own({});
+  CHECK(test::ClassOf(refused) == ErrorClass::kUnavailable);
+  CHECK(refused.error().message.find("is being read") != std::string::npos);
+  CHECK(reader->log()->size() == size);
+  CHECK(first.owned().shard() == reader);
+  reader.reset();
+  Must(first.Own({}));
+  REQUIRE(first.WaitDone(2));
+  CHECK(test::ReadLog(*first.owned().shard()->log()) == world.expected.events);
+}
+
 TEST_CASE("members of a role take turns, and a part that fails is tried again") {
   World world;
   const auto open = [&](const std::string& name) {

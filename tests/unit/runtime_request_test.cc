@@ -475,6 +475,61 @@ TEST_CASE("an answer that was an error for the moment is worked out anew") {
   CHECK(WaitFor(*world.transport, "leat.replies.client", 2)[1].view().data == "re: raw");
 }
 
+TEST_CASE("who asks until it is available gets no answer that was an error for the moment") {
+  World world;
+  std::atomic<int> handled{0};
+  const auto responder =
+      Must(Responder::Start(world.transport.get(), Questions(),
+                            [&](const events::EventView& request) -> Result<events::Event> {
+                              if (request.data == "never" || ++handled < 4)
+                                return Fail(ErrorClass::kUnavailable, "not yet");
+                              if (request.data == "wrong") return Invalid("wrong");
+                              return Echo(request);
+                            }));
+  const auto requester = Must(Requester::Open(world.transport.get(), "client"));
+  auto options = Within(kPatience);
+  options.until_available = true;
+  const auto ask = [&](std::string_view data) {
+    events::EventView view;
+    view.type = "test.asked.v1";
+    view.data = data;
+    return requester->Ask("questions", events::Event(view), options);
+  };
+  CHECK(Must(ask("now")).view().data == "re: now");
+  CHECK(handled == 4);
+  CHECK(test::ClassOf(ask("wrong")) == ErrorClass::kInvalid);
+  options.timeout = milliseconds(300);
+  const auto late = ask("never");
+  CHECK(test::ClassOf(late) == ErrorClass::kUnavailable);
+  CHECK(late.error().message.find("not yet") != std::string::npos);
+}
+
+TEST_CASE("requests that wait are bounded in bytes, too") {
+  World world;
+  Must(world.transport->CreateTopic("leat.replies.client", 1));
+  Gate gate;
+  auto options = Questions();
+  options.threads = 1;
+  options.waiting_bytes_max = 5;
+  const auto responder =
+      Must(Responder::Start(world.transport.get(), options, [&](const events::EventView& request) {
+        gate.Pass();
+        return Echo(request);
+      }));
+  RawRequest raw;
+  raw.data = "abc";
+  for (const char* id : {"0", "1", "2"}) {
+    raw.id = id;
+    Must(world.transport->Publish("questions", {Raw(raw)}));
+    if (*id == '0') gate.WaitArrived(1);  // it does not wait any more
+  }
+  CHECK(WaitFor(*world.transport, "leat.replies.client", 1)[0].view().correlationid == "2");
+  gate.Open();
+  CHECK(WaitFor(*world.transport, "leat.replies.client", 3).size() == 3);
+  Must(world.transport->Publish("questions", {Raw(raw)}));
+  CHECK(WaitFor(*world.transport, "leat.replies.client", 4)[3].view().data == "re: abc");
+}
+
 TEST_CASE("a responder with too much to do says so") {
   World world;
   Must(world.transport->CreateTopic("leat.replies.client", 1));
