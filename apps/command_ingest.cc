@@ -63,6 +63,21 @@ Result<std::string> ReadOpening(const std::string& path, const std::string& chai
   return opening.SerializeAsString();
 }
 
+// A broker or an owner that went away may be back soon: what may pass is asked again. For what may be asked twice.
+template <typename Call>
+auto Patiently(const Call& call) {
+  constexpr auto kPatience = std::chrono::minutes(2);
+  constexpr auto kPause = std::chrono::milliseconds(500);
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  auto result = call();
+  while (!result && result.error().Retryable() && std::chrono::steady_clock::now() < deadline) {
+    core::LogWarning("ingest", "asked again: " + result.error().Text());
+    std::this_thread::sleep_for(kPause);  // nothing tells when it is there again
+    result = call();
+  }
+  return result;
+}
+
 Status Ingest(const Context& context, const IngestOptions& options) {
   LEAT_ASSIGN(const uint64_t memory, ParseBytes(options.memory));
   for (const std::string& path : options.paths) {
@@ -88,9 +103,13 @@ Status Ingest(const Context& context, const IngestOptions& options) {
     std::error_code ignored;
     std::filesystem::remove_all(context.node.data + "/scratch", ignored);
   }
-  read.known_block = [&](const Hash& hash) { return backend->KnowsBlock(options.chain, hash); };
-  const auto begun = backend->Call(
-      "GET", "/api/blockchain/blocks?limit=1&chain=" + gateway::PercentEncode(options.chain));
+  read.known_block = [&](const Hash& hash) {
+    return Patiently([&] { return backend->KnowsBlock(options.chain, hash); });
+  };
+  const auto begun = Patiently([&] {
+    return backend->Call(
+        "GET", "/api/blockchain/blocks?limit=1&chain=" + gateway::PercentEncode(options.chain));
+  });
   if (!begun && begun.error().error_class != ErrorClass::kNotFound) {
     return std::unexpected(begun.error());
   }
@@ -106,19 +125,10 @@ Status Ingest(const Context& context, const IngestOptions& options) {
     size_t bytes = 0;
     uint64_t done = 0;
     constexpr size_t kSubmitBytes = 4u << 20;
-    constexpr auto kSubmitPatience = std::chrono::minutes(2);
-    constexpr auto kSubmitPause = std::chrono::milliseconds(500);
     const auto submit = [&]() -> Status {
-      // A broker or an owner that went away may be back soon; what is known is passed over.
-      const auto deadline = std::chrono::steady_clock::now() + kSubmitPatience;
-      auto taken = backend->SubmitBlocks(blocks);
-      while (!taken && taken.error().Retryable() && std::chrono::steady_clock::now() < deadline) {
-        core::LogWarning("ingest", "submitted again: " + taken.error().Text());
-        std::this_thread::sleep_for(kSubmitPause);  // nothing tells when it is there again
-        taken = backend->SubmitBlocks(blocks);
-      }
-      LEAT_TRY(taken);
-      report += *taken;
+      // What is known by then is passed over.
+      LEAT_ASSIGN(const auto taken, Patiently([&] { return backend->SubmitBlocks(blocks); }));
+      report += taken;
       done += blocks.size();
       blocks.clear();
       bytes = 0;

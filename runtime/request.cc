@@ -264,7 +264,8 @@ class Requester::Impl {
     std::chrono::milliseconds pause = kRepeatPauseMin;
     bool in_outbox = true;
     bool until_available = false;
-    std::string problem;  // of the newest publish, or reply
+    std::string problem;  // of the newest publish
+    std::string refusal;  // the newest reply, where that is not the last word
   };
 
   void Publish(const std::string& id, const std::string& topic, std::optional<uint32_t> partition,
@@ -353,7 +354,7 @@ void Requester::Impl::Publish(const std::string& id, const std::string& topic,
                  const auto found = pending_.find(id);
                  if (found == pending_.end()) return;
                  found->second.in_outbox = false;
-                 if (!status) found->second.problem = status.error().Text();
+                 found->second.problem = status ? "" : status.error().Text();
                }});
 }
 
@@ -437,7 +438,7 @@ bool Requester::Impl::AskAgain(const std::string& id, const Error& error) {
   std::lock_guard lock(mutex_);
   const auto found = pending_.find(id);
   if (found == pending_.end() || !found->second.until_available) return false;
-  found->second.problem = error.Text();
+  found->second.refusal = error.Text();
   found->second.pause = kRepeatPauseMin;  // somebody is there
   found->second.repeat_at = Now() + kRefusedPause;
   return true;
@@ -470,10 +471,11 @@ void Requester::Impl::Tick() {
     }
   }
   for (Pending& pending : late) {
+    const std::string& why = pending.problem.empty() ? pending.refusal : pending.problem;
     pending.done(Fail(ErrorClass::kUnavailable,
                       "no reply on topic " + pending.topic + " within " +
                           std::to_string(pending.timeout.count()) + " ms" +
-                          (pending.problem.empty() ? "" : ": " + pending.problem),
+                          (why.empty() ? "" : ": " + why),
                       "see whether the service that answers there runs, and ask again"));
   }
   for (Pending& pending : again) {

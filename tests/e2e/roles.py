@@ -4,8 +4,8 @@
 usage: roles.py --broker kafka|rabbitmq --leat BIN --sample DIR [--port N] [--rounds N] [--seed N]
 
 Starts the broker by the project's own script on a port of its own, and wipes it at the end. A round ingests a chain (the same
-facts under another name) through three processes that share the roles, and at a random moment kills -9 or pauses one of
-them, or kills the broker; what was killed is started again. In the end the ordered log of every decider and every balance are
+facts under another name) through three processes that share the roles, and at a random moment kills -9, pauses or stops one of
+them, or kills the broker; what was ended is started again. Meanwhile all are asked for what is known. In the end the ordered log of every decider and every balance are
 those of an undisturbed run on the embedded transport. Rounds: 5, with LEAT_FULL=1 100. The seed is printed, and repeats a run
 as far as the machine lets it.
 """
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 
 from brokers import ROOT, World, outcome
@@ -155,6 +156,12 @@ def state_of(leat, chains):
             **{topic: leat.log_digest("--topic", topic) for topic in ("chain.blocks", "ledger.entries")}}
 
 
+def supply_of_one(world):
+    leat = Leat(world.arguments.leat, os.path.join(world.folder, "embedded-supply"))
+    leat.ok("ingest", "ethereum-etl", world.genesis, "--chain", chain(1))
+    return leat.json("query", "supply", "--chain", chain(1))["supply"]
+
+
 def split(world):
     """Every role in a process of its own."""
     parts = {f"only-{role}": ("--role", role) for role in ("ingest", "ledger", "balances", "gateway")}
@@ -234,10 +241,13 @@ def by_instance(deployment):
 
 
 class Sampler:
-    """Entries that the balances have, as whoever answers sees them."""
+    """Entries that the balances have, as whoever answers sees them; and whether a chain that is done with has the same supply
+    whoever is asked, and whenever."""
 
     def __init__(self, deployment):
         self.deployment, self.samples, self.running = deployment, [], True
+        self.supply = None  # of the first chain, once it is done with
+        self.answers, self.wrong = 0, []
         self.begun = time.monotonic()
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
@@ -252,11 +262,25 @@ class Sampler:
                     with urllib.request.urlopen(f"http://127.0.0.1:{address['port']}/health", timeout=0.5) as answer:
                         value = json.load(answer)["balances"]["applied"]
                     best = value if best is None else max(best, value)
+                    if self.supply is not None:
+                        self.ask_supply(address["port"])
                 except (OSError, ValueError, KeyError):
                     continue
             if best is not None:
                 self.samples.append((time.monotonic() - self.begun, best))
             time.sleep(SAMPLE_S)
+
+    def ask_supply(self, port):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/supply?chain={chain(1)}", timeout=0.5) as answer:
+                supply = json.load(answer)["supply"]
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                self.wrong.append(f"{error.code}: {error.read()[:200]}")
+            return
+        self.answers += 1
+        if supply != self.supply:
+            self.wrong.append(supply)
 
     def stop(self):
         self.running = False
@@ -270,25 +294,25 @@ class Sampler:
 
 
 def disturbed(world, rounds):
-    """kill -9 of a random process or of the broker, and pauses, under load."""
+    """kill -9 of a random process or of the broker, pauses, and stops in order, under load."""
     splits = {"p1": ("--role", "ingest,ledger,gateway", "--standby"),
               "p2": ("--role", "ledger,balances,gateway", "--standby"),
               "p3": ("--role", "ingest,balances,gateway", "--standby")}
     chains = []
-    done = {"kills": 0, "pauses": 0}
+    done = {"kill": 0, "pause": 0, "stop": 0}
     plan = []
     with Deployment(world, splits) as deployment:
         deployment.wait_owned()
         claims = deployment.claims()
         sampler = Sampler(deployment)
         print(f"  {'round':>5} {'victim':<7} {'how':<5} {'at ms':>6} {'events/s before':>16} {'during 5 s':>11} {'after':>8} {'round s':>8}")
-        while sum(done.values()) < rounds:
+        while done["kill"] + done["pause"] < rounds:
             number = len(chains) + 1
             require(number < 5 * rounds + 20, f"only {done} came while something was to be done")
             chains.append(number)
             if not plan:  # few rounds, and each sort all the same
                 plan = [("p1", "kill"), ("p2", "pause"), ("p3", "kill"), ("broker", "kill"),
-                        (world.random.choice(["p1", "p3"]), "pause")]
+                        (world.random.choice(["p1", "p3"]), "pause"), (world.random.choice(["p1", "p2", "p3"]), "stop")]
                 world.random.shuffle(plan)
             victim, how = plan.pop()
             delay_s = world.random.uniform(0.2, 1.5)
@@ -298,12 +322,15 @@ def disturbed(world, rounds):
             time.sleep(delay_s)
             at = time.monotonic() - sampler.begun
             if load.poll() is None:
-                done["kills" if how == "kill" else "pauses"] += 1
+                done[how] += 1
             if victim == "broker":
                 world.broker.call("kill")
                 world.broker.call("start")
             elif how == "kill":
                 deployment.processes[victim].kill()
+                deployment.processes[victim].start()
+            elif how == "stop":
+                deployment.processes[victim].stop()
                 deployment.processes[victim].start()
             else:
                 deployment.processes[victim].pause()
@@ -324,14 +351,22 @@ def disturbed(world, rounds):
                         f"round {number}: ingest ended with {load.returncode}: {errors.decode()[-1500:]}")
                 load = subprocess.Popen(ingest(deployment.user, world.genesis, number), stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+            if number == 1:
+                supply = supply_of_one(world)
+                deployment.wait_until(lambda: deployment.user.json("query", "supply", "--chain", chain(1))["supply"] == supply,
+                                      "the first chain's supply")
+                sampler.supply = supply
             end = time.monotonic() - sampler.begun
             print(f"  {number:>5} {victim:<7} {how:<5} {delay_s * 1000:>6.0f} {sampler.rate(begun - sampler.begun, at):>16,.0f} "
                   f"{sampler.rate(at, at + 5):>11,.0f} {sampler.rate(at + 5, end):>8,.0f} {time.monotonic() - begun:>8.1f}", flush=True)
         sampler.stop()
         deployment.wait_owned()
         require(deployment.claims() > claims, "no partition was ever taken over")
+        require(not sampler.wrong and sampler.answers > 0,
+                f"{len(sampler.wrong)} wrong answers beside {sampler.answers}: {sampler.wrong[:5]}")
         equal(state_of(deployment.user, chains), expected_of(world, chains), f"after {rounds} rounds")
-    print(f"  {done['kills']} kills and {done['pauses']} pauses: nothing lost, nothing twice, and in the same order", flush=True)
+    print(f"  {done['kill']} kills, {done['pause']} pauses and {done['stop']} stops: nothing lost, nothing twice, and in the same "
+          f"order; {sampler.answers:,} answers meanwhile, all right", flush=True)
 
 
 def main():
