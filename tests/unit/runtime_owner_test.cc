@@ -253,29 +253,34 @@ TEST_CASE("a warm copy follows its owner, and takes over from where it is") {
   CHECK(test::Rows(owner.owned().shard()->database()) == world.expected.rows);
 }
 
+// Shard "first" owned the partition, and has in its log what it decided and did not publish: what a feed may have when it
+// loses its partition. Shard "second" owns it now.
+std::unique_ptr<CounterPart> GoAnotherWay(World& world) {
+  {
+    CounterPart first(world.temp.Sub("first"), world.transport.get());
+    Must(first.Own({}));
+    world.Ask("a", 1);
+    REQUIRE(first.WaitDone(1));
+    first.Rest();
+    Decision mine;
+    mine.Add("counter-a", test::kCounted, 5, "a", "a=2", "mine");
+    Counter counter;
+    const auto shard = first.owned().shard();
+    Must(StageDecision(shard.get(), &counter, mine, nullptr));
+    Must(shard->Commit(true));
+  }
+  auto second = std::make_unique<CounterPart>(world.temp.Sub("second"), world.transport.get());
+  Must(second->Own({}));
+  world.Ask("a", 2);
+  REQUIRE(second->WaitDone(2));
+  return second;
+}
+
 TEST_CASE("a log that went another way is put aside, and built anew from the topic") {
   for (const bool follows : {false, true}) {
     CAPTURE(follows);
     World world;
-    {
-      CounterPart first(world.temp.Sub("first"), world.transport.get());
-      Must(first.Own({}));
-      world.Ask("a", 1);
-      REQUIRE(first.WaitDone(1));
-      first.Rest();
-      // Decided, and not published: what a feed may have when it loses its partition.
-      Decision mine;
-      mine.Add("counter-a", test::kCounted, 5, "a", "a=2", "mine");
-      Counter counter;
-      const auto shard = first.owned().shard();
-      Must(StageDecision(shard.get(), &counter, mine, nullptr));
-      Must(shard->Commit(true));
-    }
-    CounterPart second(world.temp.Sub("second"), world.transport.get());
-    Must(second.Own({}));
-    world.Ask("a", 2);
-    REQUIRE(second.WaitDone(2));
-
+    const auto second = GoAnotherWay(world);
     CounterPart first(world.temp.Sub("first"), world.transport.get());
     if (follows) {
       Must(first.Follow());
@@ -293,24 +298,8 @@ TEST_CASE("a log that went another way is put aside, and built anew from the top
 
 TEST_CASE("a log that is to be put aside is let go by its readers first") {
   World world;
-  {
-    CounterPart first(world.temp.Sub("first"), world.transport.get());
-    Must(first.Own({}));
-    world.Ask("a", 1);
-    REQUIRE(first.WaitDone(1));
-    first.Rest();
-    Decision mine;
-    mine.Add("counter-a", test::kCounted, 5, "a", "a=2", "mine");
-    Counter counter;
-    Must(StageDecision(first.owned().shard().get(), &counter, mine, nullptr));
-    Must(first.owned().shard()->Commit(true));
-  }
-  CounterPart second(world.temp.Sub("second"), world.transport.get());
-  Must(second.Own({}));
-  world.Ask("a", 2);
-  REQUIRE(second.WaitDone(2));
-  second.Rest();
-
+  const auto second = GoAnotherWay(world);
+  second->Rest();
   CounterPart first(world.temp.Sub("first"), world.transport.get());
   auto reader = first.owned().shard();
   const uint64_t size = reader->log()->size();
