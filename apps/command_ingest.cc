@@ -68,8 +68,8 @@ template <typename Call>
 auto Patiently(const Call& call) {
   constexpr auto kPatience = std::chrono::minutes(2);
   constexpr auto kPause = std::chrono::milliseconds(500);
-  const auto deadline = std::chrono::steady_clock::now() + kPatience;
   auto result = call();
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
   while (!result && result.error().Retryable() && std::chrono::steady_clock::now() < deadline) {
     core::LogWarning("ingest", "asked again: " + result.error().Text());
     std::this_thread::sleep_for(kPause);  // nothing tells when it is there again

@@ -10,6 +10,7 @@ namespace leat::gateway {
 namespace {
 
 constexpr size_t kStepBytes = 1u << 20;
+constexpr auto kPatience = std::chrono::seconds(30);
 
 std::unexpected<Error> Stale(const events::Position& position) {
   return Fail(ErrorClass::kConflict,
@@ -135,13 +136,27 @@ Status EventReader::Step(std::vector<Item>* items) {
     if (at_once) limits.timeout = std::chrono::milliseconds(0);
     LEAT_TRY(source.subscription->Poll(limits, &batch_));
     if (batch_.messages.empty()) {
-      if (!at_once) return {};  // it is there, and will come
+      if (!at_once) {
+        // It is there, and will come.
+        const auto now = std::chrono::steady_clock::now();
+        if (waits_until_ == std::chrono::steady_clock::time_point()) waits_until_ = now + kPatience;
+        if (now < waits_until_) return {};
+        return Fail(ErrorClass::kUnavailable,
+                    source.topic + ", partition " + std::to_string(source.partition) +
+                        ": nothing comes of offsets " + std::to_string(source.next) + " to " +
+                        std::to_string(source.end),
+                    "see whether the broker runs; the last of them may be its own");
+      }
       // Purged events at the end leave nothing to show.
       source.next = source.end;
       continue;
     }
+    waits_until_ = {};
     for (const bus::Message& message : batch_.messages) {
-      if (message.offset >= source.end) break;
+      if (message.offset >= source.end) {
+        source.next = source.end;  // all before it is vacant
+        break;
+      }
       if (given_ == query_.limit) break;
       source.next = message.offset + 1;
       if (!source.Counts(message) || !Matches(message.event)) continue;

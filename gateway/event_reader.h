@@ -1,6 +1,7 @@
 // Reads the events of one or all topics in order, page by page or as a stream of JSON lines.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -69,6 +70,7 @@ class EventReader {
   uint64_t given_ = 0;
   bool done_ = false;
   bool caught_up_ = false;
+  std::chrono::steady_clock::time_point waits_until_;  // for what is there and does not come
   bus::MessageBatch batch_;
 };
 

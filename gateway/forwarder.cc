@@ -304,6 +304,7 @@ Result<events::Event> ForwardServer::Begin(const events::EventView& event) {
     return Fail(ErrorClass::kInternal, std::string("unexpected: ") + error.what(),
                 "please report it, with the request");
   }
+  LEAT_ASSERT(!response.deferred());  // what is forwarded is answered here
   // Whoever has the partition next may know better: the gateway asks again.
   constexpr int kServiceUnavailable = 503;
   if (response.status() == kServiceUnavailable) {

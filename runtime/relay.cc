@@ -20,6 +20,8 @@ constexpr auto kIdle = std::chrono::milliseconds(100);
 constexpr auto kBehind = std::chrono::milliseconds(1);
 // Before what was published is given up as lost: then it is published again.
 constexpr auto kReadBackMax = std::chrono::seconds(30);
+// Nothing comes for so long: there is nothing more, or it will be read when it is there.
+constexpr auto kQuiet = std::chrono::seconds(10);
 
 // A name that nobody else has.
 std::string NewInstance() {
@@ -193,6 +195,12 @@ class Rebuild {
                     "restore the topic from a backup");
       }
       for (const bus::Message& message : batch.messages) {
+        if (message.offset >= applied_) {
+          // Not decided yet: a poll brings it where offsets before it are vacant.
+          input_position_.next = applied_;
+          input_subscription_->Seek(applied_);
+          break;
+        }
         LEAT_TRY(Admit(input_.topic, message, &input_position_, &input_window_));
       }
     }
@@ -293,11 +301,14 @@ Result<std::optional<Ownership>> ClaimTopic(const std::stop_token& stop, Shard* 
   bool claimed = false;
   bus::MessageBatch batch;
   auto deadline = std::chrono::steady_clock::now() + kReadBackMax;  // of the next progress
+  auto quiet = std::chrono::steady_clock::now() + kQuiet;
   for (;;) {
     if (stop.stop_requested()) {
       return Fail(ErrorClass::kUnavailable, "claiming " + own_topic + " was given up");
     }
-    if (!claimed && read.next >= end.offset) {
+    // The last offsets may be vacant. What is not read yet is read before the claim is: one that comes
+    // behind another's of the same epoch counts for nothing.
+    if (!claimed && (read.next >= end.offset || std::chrono::steady_clock::now() > quiet)) {
       ownership.epoch = read.epoch + 1;
       LEAT_TRY(transport->PublishTo(own_topic, own_partition,
                                     {MakeClaim(shard->name(), ownership.epoch, instance)}));
@@ -308,7 +319,10 @@ Result<std::optional<Ownership>> ClaimTopic(const std::stop_token& stop, Shard* 
       return std::unexpected(polled.error());
     }
     const auto now = std::chrono::steady_clock::now();
-    if (!batch.messages.empty()) deadline = now + kReadBackMax;
+    if (!batch.messages.empty()) {
+      deadline = now + kReadBackMax;
+      quiet = now + kQuiet;
+    }
     if (now > deadline) {
       return Fail(ErrorClass::kUnavailable, own_topic + " cannot be read to its end, nothing comes",
                   "try again");
@@ -392,8 +406,13 @@ Status Relay::Run(std::stop_token stop) {
       // there twice counts once.
       const auto reread = [&]() -> Status {
         LEAT_ASSIGN(const auto end, transport_->End(topic_, partition_));
-        while (read_.next < end.offset && !stop.stop_requested())
+        auto quiet = std::chrono::steady_clock::now() + kQuiet;
+        while (read_.next < end.offset && !stop.stop_requested() &&
+               std::chrono::steady_clock::now() < quiet) {
+          const uint64_t next = read_.next;
           LEAT_TRY(ReadBack(subscription.get(), kIdle));
+          if (read_.next > next) quiet = std::chrono::steady_clock::now() + kQuiet;
+        }
         published_ = read_.next_position;
         return {};
       };

@@ -22,10 +22,9 @@ using Time = std::chrono::steady_clock::time_point;
 
 constexpr size_t kInstanceBytesMax = 64;
 constexpr size_t kFailureBytesMax = 4096;  // of a failure's message and of its remedy
-constexpr size_t kOutboxItemsMax = 8192;   // then whoever puts in waits
+constexpr size_t kOutboxItemsMax = 8192;   // then whoever puts in waits, or is refused
 constexpr size_t kOutboxBatchMax = 512;    // published at a time
 constexpr size_t kTopicsKnownMax = 10'000;
-static_assert(kOutboxItemsMax > kRequestsInFlightMax, "a requester never waits for its outbox");
 
 Time Now() { return std::chrono::steady_clock::now(); }
 
@@ -88,25 +87,31 @@ class Outbox {
         done;  // called on the outbox's thread, or when it is put in too late
   };
 
-  // With `checks_owner` nothing is published to a topic that has one.
-  Outbox(bus::Transport* transport, bool checks_owner)
-      : transport_(transport), checks_owner_(checks_owner) {
+  // With `checks_owner` nothing is published to a topic that has one. With `waits` who puts in waits
+  // for room, else it is refused.
+  Outbox(bus::Transport* transport, bool checks_owner, bool waits)
+      : transport_(transport), checks_owner_(checks_owner), waits_(waits) {
     thread_ = std::jthread([this] { Run(); });
   }
   ~Outbox() { Stop(); }
 
-  // Waits while there are kOutboxItemsMax.
   void Put(Item item) {
+    bool stopped;
     {
       std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return items_.size() < kOutboxItemsMax || stopped_; });
-      if (!stopped_) {
+      const auto has_room = [&] { return items_.size() < kOutboxItemsMax || stopped_; };
+      if (waits_) changed_.wait(lock, has_room);
+      stopped = stopped_;
+      if (!stopped && has_room()) {
         items_.push_back(std::move(item));
         item.done = nullptr;
       }
     }
     changed_.notify_all();
-    if (item.done) item.done(Fail(ErrorClass::kUnavailable, "it was stopped"));
+    if (!item.done) return;
+    item.done(stopped ? Fail(ErrorClass::kUnavailable, "it was stopped")
+                      : Fail(ErrorClass::kUnavailable,
+                             "the broker does not take what is published fast enough"));
   }
   // Publishes what is in it, and ends.
   void Stop() {
@@ -119,8 +124,11 @@ class Outbox {
   }
   // Forgets what is in it. What is being published goes on.
   void Clear() {
-    std::lock_guard lock(mutex_);
-    items_.clear();
+    {
+      std::lock_guard lock(mutex_);
+      items_.clear();
+    }
+    changed_.notify_all();
   }
 
  private:
@@ -191,6 +199,7 @@ class Outbox {
 
   bus::Transport* const transport_;
   const bool checks_owner_;
+  const bool waits_;
   std::map<std::string, bus::TopicInfo> known_;  // of the thread
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -262,6 +271,7 @@ class Requester::Impl {
     Time deadline;
     Time repeat_at;
     std::chrono::milliseconds pause = kRepeatPauseMin;
+    std::chrono::milliseconds refused_pause = kRefusedPause;
     bool in_outbox = true;
     bool until_available = false;
     std::string problem;  // of the newest publish
@@ -285,9 +295,10 @@ class Requester::Impl {
   std::unique_ptr<bus::Subscription> subscription_;
   std::mutex mutex_;
   std::map<std::string, Pending, std::less<>> pending_;  // by id; guarded by mutex_
+  size_t pending_bytes_ = 0;                             // of their data; guarded by mutex_
   Status stopped_;                                       // guarded by mutex_
   Time next_tick_;                                       // of the reader's thread
-  Outbox outbox_{transport_, true};
+  Outbox outbox_{transport_, true, false};
   std::jthread thread_;
 };
 
@@ -315,6 +326,7 @@ void Requester::Impl::Ask(const std::string& topic, const events::Event& request
   }
   const auto event = std::make_shared<const events::Event>(view);
   Pending pending;
+  const size_t size = view.data.size();
   pending.topic = topic;
   pending.partition = options.partition;
   pending.request = event;
@@ -332,10 +344,17 @@ void Requester::Impl::Ask(const std::string& topic, const events::Event& request
                     std::to_string(kRequestsInFlightMax) + " requests are under way already",
                     "ask again in a moment");
       }
+      if (pending_bytes_ + size > kRequestsInFlightBytesMax) {
+        return Fail(ErrorClass::kExhausted,
+                    std::to_string(kRequestsInFlightBytesMax >> 20) +
+                        " MiB of requests are under way already",
+                    "ask again in a moment");
+      }
       if (!pending_.emplace(id, std::move(pending)).second) {
         return Fail(ErrorClass::kConflict, "a request of id " + id + " is under way",
                     "give every request an id of its own, or none");
       }
+      pending_bytes_ += size;
       return {};
     }();
     if (!status) return done(std::unexpected(status.error()));
@@ -365,6 +384,7 @@ void Requester::Impl::Finish(const std::string& id, Result<events::Event> answer
     const auto found = pending_.find(id);
     if (found == pending_.end()) return;
     done = std::move(found->second.done);
+    pending_bytes_ -= found->second.request->view().data.size();
     pending_.erase(found);
   }
   done(std::move(answer));
@@ -376,6 +396,7 @@ void Requester::Impl::FailAll(const Status& status) {
     std::lock_guard lock(mutex_);
     if (stopped_) stopped_ = status;
     pending.swap(pending_);
+    pending_bytes_ = 0;
   }
   for (auto& [id, one] : pending) one.done(std::unexpected(status.error()));
 }
@@ -440,7 +461,8 @@ bool Requester::Impl::AskAgain(const std::string& id, const Error& error) {
   if (found == pending_.end() || !found->second.until_available) return false;
   found->second.refusal = error.Text();
   found->second.pause = kRepeatPauseMin;  // somebody is there
-  found->second.repeat_at = Now() + kRefusedPause;
+  found->second.repeat_at = Now() + found->second.refused_pause;
+  found->second.refused_pause = std::min(2 * found->second.refused_pause, kRefusedPauseMax);
   return true;
 }
 
@@ -454,6 +476,7 @@ void Requester::Impl::Tick() {
     for (auto one = pending_.begin(); one != pending_.end();) {
       Pending& pending = one->second;
       if (now >= pending.deadline) {
+        pending_bytes_ -= pending.request->view().data.size();
         late.push_back(std::move(pending));
         one = pending_.erase(one);
         continue;
@@ -598,7 +621,7 @@ class Responder::Impl {
   std::deque<std::string> kept_;  // of seen_, with a reply, oldest first; guarded by mutex_
   size_t kept_bytes_ = 0;         // guarded by mutex_
   Status error_;                  // guarded by mutex_
-  Outbox outbox_{transport_, false};
+  Outbox outbox_{transport_, false, true};
   std::vector<std::jthread> workers_;
   std::jthread reader_;
 };

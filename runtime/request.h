@@ -27,12 +27,14 @@ inline constexpr std::string_view kExpiryTimeAttribute = "expirytime";
 inline constexpr std::string_view kRepliesPrefix = "leat.replies.";
 
 inline constexpr size_t kRequestsInFlightMax = 4096;
+inline constexpr size_t kRequestsInFlightBytesMax = 256u << 20;  // of data
 inline constexpr size_t kReplyBytesMax = 1u << 20;  // of data
 inline constexpr auto kRequestTimeoutDefault = std::chrono::milliseconds(5'000);
 inline constexpr auto kRequestTimeoutMax = std::chrono::milliseconds(600'000);
 inline constexpr auto kRepliesRetention = std::chrono::hours(1);
-// Before what was refused for the moment is asked again.
+// Before what was refused for the moment is asked again; doubled each time, up to the second.
 inline constexpr auto kRefusedPause = std::chrono::milliseconds(100);
+inline constexpr auto kRefusedPauseMax = std::chrono::milliseconds(2'000);
 // Before a request is published again; doubled each time, up to the second.
 inline constexpr auto kRepeatPauseMin = std::chrono::milliseconds(500);
 inline constexpr auto kRepeatPauseMax = std::chrono::milliseconds(8'000);
@@ -67,7 +69,7 @@ class Requester {
   // reply topic as its source; while one is under way, its id is taken. Without an answer it is
   // published again and again, until the timeout. Errors: kUnavailable (none came in time),
   // kNotFound (no such topic or partition), kConflict (the topic has an owner; a request of this id
-  // is under way), kExhausted (kRequestsInFlightMax, kReplyBytesMax), kInvalid, and what the
+  // is under way), kExhausted (kRequestsInFlightMax, kRequestsInFlightBytesMax, kReplyBytesMax), kInvalid, and what the
   // answering service says.
   Result<events::Event> Ask(const std::string& topic, const events::Event& request,
                             const AskOptions& options = {});

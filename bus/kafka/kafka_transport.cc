@@ -519,6 +519,14 @@ Status KafkaSubscription::OnError(rd_kafka_resp_err_t error, std::string_view te
                       std::to_string(next_) + ": it begins at " + std::to_string(low),
                   "give its topic a longer retention, or build anew from a snapshot");
     }
+    case RD_KAFKA_RESP_ERR__BAD_MSG:
+    case RD_KAFKA_RESP_ERR__BAD_COMPRESSION:
+    case RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED:
+      // The library goes on behind it.
+      return Fail(ErrorClass::kCorrupt,
+                  name_ + "/" + std::to_string(partition_) + ": messages from offset " +
+                      std::to_string(next_) + " on cannot be read: " + std::string(text),
+                  "check the broker's disk");
     case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
     case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
     case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:

@@ -382,6 +382,7 @@ class StreamSubscription final : public Subscription, public Link {
       LEAT_TRY(
           connection->Check(amqp_channel_close(connection->state(), channel_, AMQP_REPLY_SUCCESS),
                             "closing a channel"));
+      vacant_to_ = 0;
       return Follow(connection);
     });
   }
@@ -435,9 +436,12 @@ class StreamSubscription final : public Subscription, public Link {
     looks_ = false;
     {
       std::lock_guard lock(mutex_);
-      if (first > wanted_ + 1) {
+      if (seeking_) return {};  // followed anew in a moment
+      // It is followed again from there: nothing of that may be missing.
+      vacant_from_ = queued_.empty() ? wanted_ + 1 : queued_.front()->offset - queued_.front()->vacant;
+      if (first > vacant_from_) {
         gone_ = Fail(ErrorClass::kNotFound,
-                     queue_ + " no longer has offset " + std::to_string(wanted_) +
+                     queue_ + " no longer has offset " + std::to_string(vacant_from_ - 1) +
                          ": it begins at " + std::to_string(first - 1),
                      "give its topic a longer retention, or build anew from a snapshot");
         arrived_.notify_all();
@@ -470,7 +474,7 @@ class StreamSubscription final : public Subscription, public Link {
       if (seeking_ || message->offset < wanted_ + 1) {
         unacknowledged_ = tag;
       } else if (message->offset > wanted_ + 1 + kNumbersOfASegment &&
-                 message->offset != vacant_to_) {
+                 (wanted_ + 1 < vacant_from_ || message->offset > vacant_to_)) {
         LookBehind(message->offset);
       } else {
         message->vacant = message->offset - (wanted_ + 1);
@@ -489,6 +493,7 @@ class StreamSubscription final : public Subscription, public Link {
   }
   // Several at a time.
   Status AcknowledgeSome(Connection* connection) {
+    if (behind_ > 0) return {};  // what was taken came on another channel
     uint64_t up_to;
     {
       std::lock_guard lock(mutex_);
@@ -516,7 +521,9 @@ class StreamSubscription final : public Subscription, public Link {
   amqp_channel_t channel_ = 0;   // of the thread, as all below
   uint64_t behind_ = 0;     // stream offset of a message, of what lies before which is not known whether it was there
   bool looks_ = false;      // what comes is the first message of the stream
-  uint64_t vacant_to_ = 0;  // stream offset of a message before which nothing is missing
+  // Between these stream offsets what has no message never had one.
+  uint64_t vacant_from_ = 0;
+  uint64_t vacant_to_ = 0;
   uint64_t acknowledged_ = 0;
 };
 

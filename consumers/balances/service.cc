@@ -37,8 +37,15 @@ Status WriteCurrentVersion(const std::string& path, uint64_t number) {
   return {};
 }
 
+std::unexpected<Error> GivenUp() {
+  return Fail(ErrorClass::kUnavailable,
+              "the rebuild was given up: its partition is another process's now",
+              "ask again, it goes to the new owner");
+}
+
 // Every row of two versions at the same position.
-Status Compare(const runtime::View& a, const runtime::View& b, RebuildReport* report) {
+Status Compare(const runtime::View& a, const runtime::View& b, const std::atomic<bool>& given_up,
+               RebuildReport* report) {
   const auto left = a.Iterate({}, true);
   const auto right = b.Iterate({}, true);
   left->SeekToFirst();
@@ -46,6 +53,7 @@ Status Compare(const runtime::View& a, const runtime::View& b, RebuildReport* re
   for (; left->Valid() && right->Valid(); left->Next(), right->Next()) {
     if (left->key() != right->key() || left->value() != right->value()) break;
     ++report->rows;
+    if (given_up) return GivenUp();
   }
   LEAT_TRY(left->status());
   LEAT_TRY(right->status());
@@ -188,10 +196,7 @@ Result<RebuildReport> Service::Rebuild(bool compare,
   const auto wait = [&](const Version& version, uint64_t next) -> Status {
     while (!version.runner->status().WaitApplied(next, std::chrono::milliseconds(100))) {
       LEAT_TRY(version.runner->status().error());
-      if (resting_) {
-        return Fail(ErrorClass::kUnavailable, "the rebuild was given up: its partition is another process's now",
-                    "ask again, it goes to the new owner");
-      }
+      if (resting_) return GivenUp();
       if (progress) progress(version.runner->status().applied(), next);
     }
     return {};
@@ -201,7 +206,7 @@ Result<RebuildReport> Service::Rebuild(bool compare,
     discard(candidate);
     LEAT_TRY(candidate->runner->Start());
     LEAT_TRY(wait(*candidate, report.events));
-    LEAT_TRY(Compare(*reference, *candidate->runner->view(), &report));
+    LEAT_TRY(Compare(*reference, *candidate->runner->view(), resting_, &report));
     if (!report.identical) return report;
     candidate->obsolete = false;  // it goes on as the new version
   }

@@ -180,18 +180,22 @@ TEST_CASE("numbers that the broker keeps for itself are vacant, and nothing is m
   Must(transport->CreateTopic("own", 1, {.retention = std::chrono::hours(1)}));
   std::vector<uint64_t> offsets;
   std::vector<std::string> expected;
-  const auto publish = [&](size_t bytes) {
-    expected.push_back(std::to_string(100 + expected.size()));
-    offsets.push_back(
-        Must(transport->Publish("own", {DataEvent(expected.back() + std::string(bytes, 'x'))}))[0].offset);
+  const auto publish = [&](size_t bytes, size_t count) {
+    std::vector<events::Event> batch;
+    for (size_t i = 0; i < count; ++i) {
+      expected.push_back(std::to_string(100 + expected.size()));
+      batch.push_back(DataEvent(expected.back() + std::string(bytes, 'x')));
+    }
+    for (const auto& at : Must(transport->Publish("own", batch))) offsets.push_back(at.offset);
   };
-  for (int i = 0; i < 12; ++i) publish(1 << 20);
+  for (int i = 0; i < 12; ++i) publish(1 << 20, 1);
+  publish(10, 600);  // more than are sent without being acknowledged
   // And so does what those who read with the broker's own protocol have it remember, as often as they like.
   Evaluate(
       "{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"leat.own.0\">>)), "
       "#{leader_pid := P} = amqqueue:get_type_state(Q), "
       "[begin osiris:write_tracking(P, <<\"r\">>, {offset, N}), timer:sleep(50) end || N <- [1, 2, 3]].");
-  for (int i = 0; i < 3; ++i) publish(10);
+  for (int i = 0; i < 3; ++i) publish(10, 1);
   CHECK(Must(transport->End("own", 0)).offset == offsets.back() + 1);
 
   const auto reader = Must(transport->Subscribe("own", 0, 0));
@@ -201,6 +205,7 @@ TEST_CASE("numbers that the broker keeps for itself are vacant, and nothing is m
   CHECK(vacant > 3);
   // Whoever goes on behind a message, also behind the last one before such numbers, has all that follows.
   for (size_t i = 0; i < offsets.size(); ++i) {
+    if (i > 15 && i + 6 < offsets.size()) continue;
     const uint64_t next = i == 0 ? 0 : offsets[i - 1] + 1;
     reader->Seek(next);
     uint64_t ignored = 0;

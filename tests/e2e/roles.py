@@ -306,7 +306,7 @@ def disturbed(world, rounds):
         claims = deployment.claims()
         sampler = Sampler(deployment)
         print(f"  {'round':>5} {'victim':<7} {'how':<5} {'at ms':>6} {'events/s before':>16} {'during 5 s':>11} {'after':>8} {'round s':>8}")
-        while done["kill"] + done["pause"] < rounds:
+        while done["kill"] + done["pause"] < rounds or done["stop"] == 0:
             number = len(chains) + 1
             require(number < 5 * rounds + 20, f"only {done} came while something was to be done")
             chains.append(number)

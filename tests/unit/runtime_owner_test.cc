@@ -253,6 +253,73 @@ TEST_CASE("a warm copy follows its owner, and takes over from where it is") {
   CHECK(test::Rows(owner.owned().shard()->database()) == world.expected.rows);
 }
 
+// Of the input every other number is the transport's own.
+class Sparse final : public test::ForwardingTransport {
+ public:
+  using ForwardingTransport::ForwardingTransport;
+  Result<std::unique_ptr<bus::Subscription>> Subscribe(std::string_view topic, uint32_t partition,
+                                                       uint64_t offset) override {
+    if (topic != "asked") return inner_->Subscribe(topic, partition, offset);
+    LEAT_ASSIGN(auto inner, inner_->Subscribe(topic, partition, (offset + 1) / 2));
+    return std::make_unique<Reader>(std::move(inner), offset);
+  }
+  Result<bus::PartitionEnd> End(std::string_view topic, uint32_t partition) override {
+    LEAT_ASSIGN(auto end, inner_->End(topic, partition));
+    if (topic == "asked" && end.offset > 0) end.offset = 2 * end.offset - 1;
+    return end;
+  }
+
+ private:
+  class Reader final : public bus::Subscription {
+   public:
+    Reader(std::unique_ptr<bus::Subscription> inner, uint64_t next)
+        : inner_(std::move(inner)), next_(next) {}
+    Status Poll(const bus::PollLimits& limits, bus::MessageBatch* batch) override {
+      auto status = inner_->Poll(limits, batch);
+      for (auto& message : batch->messages) {
+        message.offset *= 2;
+        if (message.offset > next_) message.vacant = message.offset - next_;
+        next_ = message.offset + 1;
+      }
+      return status;
+    }
+    void Seek(uint64_t offset) override {
+      next_ = offset;
+      inner_->Seek((offset + 1) / 2);
+    }
+    void Wake() override { inner_->Wake(); }
+
+   private:
+    std::unique_ptr<bus::Subscription> inner_;
+    uint64_t next_;
+  };
+};
+
+TEST_CASE("who takes over decides all that was not decided, also where offsets are vacant") {
+  for (const bool follows : {false, true}) {
+    CAPTURE(follows);
+    World world;
+    Sparse sparse(world.transport.get());
+    const auto inputs = [&] { return 2 * world.expected.inputs - 1; };  // the offset behind the last
+    CounterPart second(world.temp.Sub("second"), &sparse);
+    {
+      CounterPart first(world.temp.Sub("first"), &sparse);
+      Must(first.Own({}));
+      for (int i = 0; i < 4; ++i) world.Ask("a", 1);
+      REQUIRE(first.WaitDone(inputs()));
+      if (follows) {
+        Must(second.Follow());
+        REQUIRE(Until([&] { return second.owned().published() == 4; }));
+      }
+    }
+    for (int i = 0; i < 6; ++i) world.Ask("a", 1);
+    Must(second.Own({}));
+    REQUIRE(second.WaitDone(inputs()));
+    CHECK(test::Rows(second.owned().shard()->database()) == world.expected.rows);
+    CHECK(second.owned().shard()->log()->size() == 10);
+  }
+}
+
 // Shard "first" owned the partition, and has in its log what it decided and did not publish: what a feed may have when it
 // loses its partition. Shard "second" owns it now.
 std::unique_ptr<CounterPart> GoAnotherWay(World& world) {
