@@ -272,6 +272,7 @@ class KafkaTransport::Impl {
   Result<std::vector<events::Position>> Publish(std::string_view topic, std::optional<uint32_t> to,
                                                 const std::vector<events::Event>& events);
   std::unexpected<Error> NoAnswer(const std::string& what, rd_kafka_resp_err_t error) const;
+  Status Create(const std::string& name, rd_kafka_NewTopic_t* wanted);
 
   const KafkaOptions options;
   LastError last_error;
@@ -610,6 +611,8 @@ namespace {
 
 // In librdkafka's words: the broker does not even know the request for what it knows.
 constexpr std::string_view kTooOldText = "broker version < 0.10";
+// In the broker's.
+constexpr std::string_view kFencedText = "fenced";
 
 bool MayPass(ErrorClass error_class) { return error_class == ErrorClass::kUnavailable; }
 
@@ -889,6 +892,46 @@ Features KafkaTransport::features() const {
   return features;
 }
 
+// Fine when it is there.
+Status KafkaTransport::Impl::Create(const std::string& name, rd_kafka_NewTopic_t* wanted) {
+  char text[kErrorTextMax] = "";
+  const Owned<rd_kafka_AdminOptions_t> how(
+      rd_kafka_AdminOptions_new(control.get(), RD_KAFKA_ADMIN_OP_CREATETOPICS));
+  rd_kafka_AdminOptions_set_request_timeout(how.get(), Milliseconds(options.timeout), text, sizeof text);
+  rd_kafka_AdminOptions_set_operation_timeout(how.get(), Milliseconds(options.timeout), text, sizeof text);
+  const auto deadline = std::chrono::steady_clock::now() + options.timeout;
+  for (;;) {
+    const Owned<rd_kafka_queue_t> queue(rd_kafka_queue_new(control.get()));
+    rd_kafka_NewTopic_t* topics[] = {wanted};
+    rd_kafka_CreateTopics(control.get(), topics, 1, how.get(), queue.get());
+    const Owned<rd_kafka_event_t> answer(
+        rd_kafka_queue_poll(queue.get(), Milliseconds(2 * options.timeout)));
+    if (answer == nullptr)
+      return NoAnswer("creating topic " + name, RD_KAFKA_RESP_ERR__TIMED_OUT);
+    if (const auto error = rd_kafka_event_error(answer.get());
+        error != RD_KAFKA_RESP_ERR_NO_ERROR) {
+      return NoAnswer("creating topic " + name, error);
+    }
+    size_t count = 0;
+    const auto results = rd_kafka_CreateTopics_result_topics(
+        rd_kafka_event_CreateTopics_result(answer.get()), &count);
+    const auto error = rd_kafka_topic_result_error(results[0]);
+    if (error == RD_KAFKA_RESP_ERR_NO_ERROR || error == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS)
+      return {};
+    const char* const said = rd_kafka_topic_result_error_string(results[0]);
+    const std::string why = said == nullptr ? "" : said;
+    // A broker that was started a moment ago, or did not answer its controller in time, counts as none.
+    const bool fenced = error == RD_KAFKA_RESP_ERR_INVALID_REPLICATION_FACTOR &&
+                        why.find(kFencedText) != std::string::npos;
+    if (!fenced || std::chrono::steady_clock::now() > deadline) {
+      return Fail(fenced ? ErrorClass::kUnavailable : ClassOf(error),
+                  "kafka: creating topic " + name + ": " + why,
+                  "check topics.replication and the broker's policies");
+    }
+    std::this_thread::sleep_for(kAskedAgain);
+  }
+}
+
 Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions,
                                    const TopicOptions& wanted_options) {
   const std::string_view owner = wanted_options.owner;
@@ -916,33 +959,7 @@ Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions,
       rd_kafka_NewTopic_set_config(wanted.get(), "segment.bytes",
                                    std::to_string(kSegmentBytes).c_str());
     }
-    const Owned<rd_kafka_AdminOptions_t> how(
-        rd_kafka_AdminOptions_new(impl_->control.get(), RD_KAFKA_ADMIN_OP_CREATETOPICS));
-    rd_kafka_AdminOptions_set_request_timeout(how.get(), Milliseconds(impl_->options.timeout), text,
-                                              sizeof text);
-    rd_kafka_AdminOptions_set_operation_timeout(how.get(), Milliseconds(impl_->options.timeout),
-                                                text, sizeof text);
-    const Owned<rd_kafka_queue_t> queue(rd_kafka_queue_new(impl_->control.get()));
-    rd_kafka_NewTopic_t* topics[] = {wanted.get()};
-    rd_kafka_CreateTopics(impl_->control.get(), topics, 1, how.get(), queue.get());
-    const Owned<rd_kafka_event_t> answer(
-        rd_kafka_queue_poll(queue.get(), Milliseconds(2 * impl_->options.timeout)));
-    if (answer == nullptr)
-      return impl_->NoAnswer("creating topic " + name, RD_KAFKA_RESP_ERR__TIMED_OUT);
-    if (const auto error = rd_kafka_event_error(answer.get());
-        error != RD_KAFKA_RESP_ERR_NO_ERROR) {
-      return impl_->NoAnswer("creating topic " + name, error);
-    }
-    size_t count = 0;
-    const auto results = rd_kafka_CreateTopics_result_topics(
-        rd_kafka_event_CreateTopics_result(answer.get()), &count);
-    const auto error = rd_kafka_topic_result_error(results[0]);
-    if (error != RD_KAFKA_RESP_ERR_NO_ERROR && error != RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS) {
-      const char* why = rd_kafka_topic_result_error_string(results[0]);
-      return Fail(ClassOf(error),
-                  "kafka: creating topic " + name + ": " + (why == nullptr ? "" : why),
-                  "check topics.replication and the broker's policies");
-    }
+    LEAT_TRY(impl_->Create(name, wanted.get()));
     // The brokers learn of it one after another.
     const auto deadline = std::chrono::steady_clock::now() + impl_->options.timeout;
     while (!(there = impl_->PartitionsOnCluster(topic, &replicas)) &&

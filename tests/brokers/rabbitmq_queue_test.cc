@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <map>
+#include <set>
 #include <thread>
 
 #include "bus/rabbitmq/queue.h"
@@ -381,15 +382,13 @@ TEST_CASE("a queue that is deleted, and a broker that is killed, are there again
   std::jthread starter([] { TheBroker().Run("start"); });
   // Sent while it is away: waits for it.
   Must(producer->Publish("recovered.x", Event("4")));
-  std::map<std::string, bool> seen;
-  while (seen.size() < 3) {
+  // "1" may come again, too: what the broker has not written down of an acknowledgement went with it.
+  std::set<std::string> seen;
+  while (!seen.contains("2") || !seen.contains("3") || !seen.contains("4")) {
     const Delivery delivery = Next(*consumer);
-    seen[std::string(delivery.event.data)] = delivery.redelivered;
+    seen.emplace(delivery.event.data);
     Must(consumer->Ack(delivery));
   }
-  CHECK(seen.contains("2"));
-  CHECK(seen.contains("3"));
-  CHECK(seen.contains("4"));
   const auto late = consumer->Ack(two);
   CHECK(ClassOf(late) == ErrorClass::kUnavailable);
   CHECK(late.error().Text().find("it comes again") != std::string::npos);
