@@ -4,7 +4,7 @@
 usage: roles.py --broker kafka|rabbitmq --leat BIN --sample DIR [--port N] [--rounds N] [--seed N]
 
 Starts the broker by the project's own script on a port of its own, and wipes it at the end. A round ingests a chain (the same
-facts under another name) through three processes that share the roles, and at a random moment kills -9, pauses or stops one of
+facts under another name) through three processes that share the roles of two partitions, and at a random moment kills -9, pauses or stops one of
 them, or kills the broker; what was ended is started again. Meanwhile all are asked for what is known. In the end the ordered log of every decider and every balance are
 those of an undisturbed run on the embedded transport. Rounds: 5, with LEAT_FULL=1 100. The seed is printed, and repeats a run
 as far as the machine lets it.
@@ -31,6 +31,7 @@ from harness import Failed, Leat, equal, require
 
 READY_S = 60
 RECOVERY_S = 180
+PARTITIONS = 2  # of a role, while processes are killed
 SAMPLE_S = 0.2
 
 
@@ -143,11 +144,11 @@ def ingest(leat, facts, number):
     return leat.command("ingest", "ethereum-etl", facts, "--chain", chain(number))
 
 
-def expected_of(world, chains):
+def expected_of(world, chains, partitions=1):
     """On the embedded transport, undisturbed: each chain's state, and the ordered digests."""
     leat = Leat(world.arguments.leat, os.path.join(world.folder, f"embedded-{len(chains)}"))
     for number in chains:
-        leat.ok("ingest", "ethereum-etl", world.genesis, "--chain", chain(number))
+        leat.ok("--set", f"topics.partitions={partitions}", "ingest", "ethereum-etl", world.genesis, "--chain", chain(number))
     return state_of(leat, chains)
 
 
@@ -301,8 +302,8 @@ def disturbed(world, rounds):
     chains = []
     done = {"kill": 0, "pause": 0, "stop": 0}
     plan = []
-    with Deployment(world, splits) as deployment:
-        deployment.wait_owned()
+    with Deployment(world, splits, [f"topics.partitions={PARTITIONS}"]) as deployment:
+        deployment.wait_owned(PARTITIONS)
         claims = deployment.claims()
         sampler = Sampler(deployment)
         print(f"  {'round':>5} {'victim':<7} {'how':<5} {'at ms':>6} {'events/s before':>16} {'during 5 s':>11} {'after':>8} {'round s':>8}")
@@ -360,11 +361,11 @@ def disturbed(world, rounds):
             print(f"  {number:>5} {victim:<7} {how:<5} {delay_s * 1000:>6.0f} {sampler.rate(begun - sampler.begun, at):>16,.0f} "
                   f"{sampler.rate(at, at + 5):>11,.0f} {sampler.rate(at + 5, end):>8,.0f} {time.monotonic() - begun:>8.1f}", flush=True)
         sampler.stop()
-        deployment.wait_owned()
+        deployment.wait_owned(PARTITIONS)
         require(deployment.claims() > claims, "no partition was ever taken over")
         require(not sampler.wrong and sampler.answers > 0,
                 f"{len(sampler.wrong)} wrong answers beside {sampler.answers}: {sampler.wrong[:5]}")
-        equal(state_of(deployment.user, chains), expected_of(world, chains), f"after {rounds} rounds")
+        equal(state_of(deployment.user, chains), expected_of(world, chains, PARTITIONS), f"after {rounds} rounds")
     print(f"  {done['kill']} kills, {done['pause']} pauses and {done['stop']} stops: nothing lost, nothing twice, and in the same "
           f"order; {sampler.answers:,} answers meanwhile, all right", flush=True)
 
