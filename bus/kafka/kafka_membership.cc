@@ -106,7 +106,9 @@ class KafkaMembership final : public Membership {
   void Reopen();
   // librdkafka before 2.3 (its issue 4312) aborts the process when a cooperative-sticky consumer is
   // destroyed that has had an answer to its join and has never had an assignment.
-  bool MayDestroy();
+  bool MayDestroy() const { return assigned_ || !joined_; }
+  // To be called again and again: a member whose session has ended has no id any more.
+  void NoteJoin();
 
   void Serve(const std::stop_token& stop);
   void Assigned(const rd_kafka_topic_partition_list_t& partitions);
@@ -131,7 +133,7 @@ class KafkaMembership final : public Membership {
   rd_kafka_t* handle_ = nullptr;
   bool reopen_ = false;
   bool assigned_ = false;  // the handle has had an assignment, be it an empty one
-  bool joined_ = false;    // it has had an answer to its join, and may have forgotten it since
+  bool joined_ = false;    // it has had an answer to its join; not looked for where it does not matter
   std::optional<std::chrono::steady_clock::time_point> troubled_;  // last
   List revoked_;                                                   // not given back yet
   bool committing_ = false;
@@ -206,6 +208,7 @@ void KafkaMembership::Close() {
     if (queue_ != nullptr) rd_kafka_queue_destroy(queue_);
     queue_ = nullptr;
   }
+  if (handle_ != nullptr) NoteJoin();
   // A static member does not leave, and closing in order would wait for a broker that may be away.
   if (handle_ != nullptr && MayDestroy()) {
     rd_kafka_destroy_flags(handle_, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
@@ -219,13 +222,11 @@ void KafkaMembership::Close() {
   assigned_ = joined_ = false;
 }
 
-bool KafkaMembership::MayDestroy() {
-  if (assigned_ || rd_kafka_version() >= kDestroysAnyConsumer) return true;
-  if (joined_) return false;
+void KafkaMembership::NoteJoin() {
+  if (assigned_ || joined_ || rd_kafka_version() >= kDestroysAnyConsumer) return;
   char* const member_id = rd_kafka_memberid(handle_);
   joined_ = member_id != nullptr && *member_id != '\0';
   if (member_id != nullptr) rd_kafka_mem_free(handle_, member_id);
-  return !joined_;
 }
 
 void KafkaMembership::Reopen() {
@@ -258,7 +259,7 @@ void KafkaMembership::Serve(const std::stop_token& stop) {
     if (reopen_) Reopen();
     if (handle_ == nullptr) return;
     step();
-    (void)MayDestroy();  // a member whose session has ended has no id any more
+    NoteJoin();
     SendCommits();
     Unassign();
     AskWhetherOver();
@@ -267,6 +268,7 @@ void KafkaMembership::Serve(const std::stop_token& stop) {
   const auto failed = [&] {
     return rd_kafka_fatal_error(handle_, nullptr, 0) != RD_KAFKA_RESP_ERR_NO_ERROR;
   };
+  NoteJoin();
   while (!MayDestroy() && !failed() && std::chrono::steady_clock::now() < end) step();
   if (failed()) return;
   commit_again_ = {};

@@ -721,6 +721,59 @@ TEST_CASE("a deadline holds while the broker does not answer a publish") {
   transport.frozen.notify_all();
 }
 
+TEST_CASE("requests under way are bounded in bytes") {
+  World world;
+  Away transport(world.transport.get());
+  const auto requester = Must(Requester::Open(&transport, "one"));
+  transport.frozen = true;
+  std::atomic<size_t> ended{0};
+  std::atomic<int> exhausted{0};
+  const auto large = Question(std::string(events::kDataBytesMax, 'x'));
+  constexpr size_t kFit = kRequestsInFlightBytesMax / events::kDataBytesMax;
+  for (size_t i = 0; i <= kFit; ++i) {
+    requester->AskAsync("questions", large, Within(kLong), [&](const Result<events::Event>& reply) {
+      if (ClassOf(reply) == ErrorClass::kExhausted) ++exhausted;
+      ++ended;
+    });
+    CHECK(exhausted == (i < kFit ? 0 : 1));
+  }
+  requester->Stop();
+  CHECK(ended == kFit + 1);
+  transport.frozen = false;
+  transport.frozen.notify_all();
+}
+
+TEST_CASE("who asks never waits for a broker that takes nothing") {
+  World world;
+  Away transport(world.transport.get());
+  auto requester = Must(Requester::Open(&transport, "one"));
+  transport.frozen = true;
+  // Requests that are late leave their place to others, and stay in line to be published.
+  constexpr uint64_t kAsked = 3 * kRequestsInFlightMax;
+  std::atomic<uint64_t> ended{0}, refused{0};
+  for (uint64_t asked = 0; asked < kAsked;) {
+    const uint64_t before = ended;
+    bool taken = true;
+    requester->AskAsync("questions", Question("?"), Within(milliseconds(1)),
+                        [&](const Result<events::Event>& reply) {
+                          if (ClassOf(reply) == ErrorClass::kExhausted) ++refused;
+                          ++ended;
+                          ended.notify_all();
+                        });
+    if (refused > 0) {
+      refused = 0;
+      taken = false;
+      ended.wait(before + 1);
+    }
+    asked += taken ? 1 : 0;
+  }
+  requester->Stop();
+  transport.frozen = false;
+  transport.frozen.notify_all();
+  requester.reset();
+  CHECK(ended >= kAsked);
+}
+
 TEST_CASE("who waits is told when it stops") {
   World world;
   const auto requester = Must(Requester::Open(world.transport.get(), "one"));
