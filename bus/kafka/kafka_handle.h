@@ -1,5 +1,5 @@
 // Shared by the files of this folder: how handles of librdkafka are made, and its errors as ours.
-// librdkafka's own header stays in the .cc files.
+// librdkafka's own header stays in the .cc files (kafka_owned.h is theirs).
 #pragma once
 
 #include <functional>

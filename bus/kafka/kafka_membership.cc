@@ -1,13 +1,13 @@
 #include "bus/kafka/kafka_membership.h"
 
-#include <librdkafka/rdkafka.h>
-
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "bus/group.h"
+#include "bus/kafka/kafka_owned.h"
 #include "core/log.h"
 
 namespace leat::bus::kafka {
@@ -27,6 +27,8 @@ constexpr auto kCommitRetryPause = std::chrono::milliseconds(500);
 constexpr auto kJoinEnds = std::chrono::milliseconds(5000);
 // How long the last commit of a membership that ends is waited for.
 constexpr auto kFarewell = std::chrono::milliseconds(1000);
+// A partition that changes its owner is nobody's for a moment; for so long that is no trouble.
+constexpr auto kChangesHands = std::chrono::milliseconds(1000);
 constexpr size_t kErrorTextMax = 512;
 constexpr int kDestroysAnyConsumer = 0x02030000;  // a version of librdkafka
 
@@ -41,12 +43,7 @@ const Properties kDefaults = {
     {"queued.max.messages.kbytes", "1024"},
 };
 
-struct ListDeleter {
-  void operator()(rd_kafka_topic_partition_list_t* list) const {
-    rd_kafka_topic_partition_list_destroy(list);
-  }
-};
-using List = std::unique_ptr<rd_kafka_topic_partition_list_t, ListDeleter>;
+using List = Owned<rd_kafka_topic_partition_list_t>;
 
 bool IsOfConnection(int error) {
   return error == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || error == RD_KAFKA_RESP_ERR__TRANSPORT ||
@@ -102,6 +99,7 @@ class KafkaMembership final : public Membership {
 
   // Of the thread, once there is one.
   Status Open();
+  Status Subscribe();
   void Close();
   void Reopen();
   // librdkafka before 2.3 (its issue 4312) aborts the process when a cooperative-sticky consumer is
@@ -122,6 +120,12 @@ class KafkaMembership final : public Membership {
   }
   void SendCommits();
   void AskWhetherOver();
+  // A static member that comes back is given what it had last, without a rebalance. What it was
+  // giving back when it ended was withheld from the next owner until it had, and would be nobody's
+  // from then on. So a member takes nothing up before it has seen that the group leaves nothing
+  // out, and otherwise makes the group share anew.
+  void LookWhatIsLeftOut();
+  Result<bool> LeavesSomeOut();
   // Gives back what was revoked, once its owner has released all of it.
   void Unassign();
 
@@ -133,9 +137,13 @@ class KafkaMembership final : public Membership {
   rd_kafka_t* handle_ = nullptr;
   bool reopen_ = false;
   bool assigned_ = false;  // the handle has had an assignment, be it an empty one
-  bool joined_ = false;    // it has had an answer to its join; not looked for where it does not matter
+  bool joined_ =
+      false;  // it has had an answer to its join; not looked for where it does not matter
   std::optional<std::chrono::steady_clock::time_point> troubled_;  // last
   List revoked_;                                                   // not given back yet
+  bool complete_ = false;              // the group was seen to leave nothing out
+  std::set<uint32_t> assigned_first_;  // before that
+  std::optional<std::chrono::steady_clock::time_point> left_out_;  // first seen
   bool committing_ = false;
   std::chrono::steady_clock::time_point commit_again_;
   std::chrono::steady_clock::time_point ask_again_;
@@ -184,6 +192,10 @@ Status KafkaMembership::Open() {
     std::lock_guard lock(mutex_);
     queue_ = rd_kafka_queue_get_consumer(handle_);
   }
+  return Subscribe();
+}
+
+Status KafkaMembership::Subscribe() {
   const List topics(rd_kafka_topic_partition_list_new(1));
   rd_kafka_topic_partition_list_add(topics.get(), names_.topic.c_str(), RD_KAFKA_PARTITION_UA);
   const auto subscribed = rd_kafka_subscribe(handle_, topics.get());
@@ -219,7 +231,9 @@ void KafkaMembership::Close() {
     rd_kafka_unsubscribe(handle_);  // its session ends
   }
   handle_ = nullptr;
-  assigned_ = joined_ = false;
+  assigned_ = joined_ = complete_ = false;
+  assigned_first_.clear();
+  left_out_.reset();
 }
 
 void KafkaMembership::NoteJoin() {
@@ -262,6 +276,7 @@ void KafkaMembership::Serve(const std::stop_token& stop) {
     NoteJoin();
     SendCommits();
     Unassign();
+    LookWhatIsLeftOut();
     AskWhetherOver();
   }
   const auto end = std::chrono::steady_clock::now() + kJoinEnds;
@@ -294,8 +309,9 @@ void KafkaMembership::Assigned(const rd_kafka_topic_partition_list_t& partitions
   {
     std::lock_guard lock(mutex_);
     trouble_ = {};
+    auto& held = complete_ ? share_.held : assigned_first_;
     for (int i = 0; i < list->cnt; ++i) {
-      share_.held.insert(static_cast<uint32_t>(list->elems[i].partition));
+      held.insert(static_cast<uint32_t>(list->elems[i].partition));
     }
   }
   changed_.notify_all();
@@ -308,6 +324,7 @@ void KafkaMembership::Revoked(const rd_kafka_topic_partition_list_t& partitions)
     std::lock_guard lock(mutex_);
     for (int i = 0; i < list->cnt; ++i) {
       const auto partition = static_cast<uint32_t>(list->elems[i].partition);
+      assigned_first_.erase(partition);
       if (lost) {
         share_.held.erase(partition);
         share_.to_release.erase(partition);
@@ -409,6 +426,73 @@ void KafkaMembership::AskWhetherOver() {
   rd_kafka_metadata_destroy(metadata);
   std::lock_guard lock(mutex_);
   trouble_ = {};
+}
+
+void KafkaMembership::LookWhatIsLeftOut() {
+  if (complete_ || !assigned_) return;
+  const auto some = LeavesSomeOut();
+  if (!some && some.error().Retryable()) {
+    std::lock_guard lock(mutex_);
+    trouble_ = std::unexpected(some.error());
+    return;  // and asked again
+  }
+  if (!some) core::LogWarning(kComponent, names_.group + ": " + some.error().Text());
+  const auto now = std::chrono::steady_clock::now();
+  if (some && *some) {
+    if (!left_out_) left_out_ = now;
+    if (now < *left_out_ + kChangesHands) return;
+    core::LogInfo(kComponent, names_.group +
+                                  ": a partition was left without an owner when a member ended: "
+                                  "the group shares anew");
+    left_out_.reset();
+    rd_kafka_unsubscribe(handle_);
+    if (auto subscribed = Subscribe(); !subscribed) {
+      core::LogWarning(kComponent, subscribed.error().Text());
+    }
+    return;
+  }
+  complete_ = true;
+  {
+    std::lock_guard lock(mutex_);
+    share_.held.merge(assigned_first_);
+  }
+  changed_.notify_all();
+}
+
+Result<bool> KafkaMembership::LeavesSomeOut() {
+  char text[kErrorTextMax] = "";
+  const auto timeout_ms = static_cast<int>(kAskTimeout.count());
+  const Owned<rd_kafka_AdminOptions_t> how(
+      rd_kafka_AdminOptions_new(handle_, RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS));
+  rd_kafka_AdminOptions_set_request_timeout(how.get(), timeout_ms, text, sizeof text);
+  const Owned<rd_kafka_queue_t> queue(rd_kafka_queue_new(handle_));
+  const char* group = names_.group.c_str();
+  rd_kafka_DescribeConsumerGroups(handle_, &group, 1, how.get(), queue.get());
+  const Owned<rd_kafka_event_t> answer(rd_kafka_queue_poll(queue.get(), 2 * timeout_ms));
+  const std::string what = "asking for the group's members";
+  if (answer == nullptr) return Broken(what, RD_KAFKA_RESP_ERR__TIMED_OUT);
+  if (const auto error = rd_kafka_event_error(answer.get())) return Broken(what, error);
+  size_t count = 0;
+  const auto* const groups = rd_kafka_DescribeConsumerGroups_result_groups(
+      rd_kafka_event_DescribeConsumerGroups_result(answer.get()), &count);
+  if (count == 0) return Broken(what, RD_KAFKA_RESP_ERR__NOENT);
+  if (const auto* const error = rd_kafka_ConsumerGroupDescription_error(groups[0])) {
+    return Broken(what, rd_kafka_error_code(error));
+  }
+  // While the group shares anew, whatever is left out now is shared, too.
+  if (rd_kafka_ConsumerGroupDescription_state(groups[0]) != RD_KAFKA_CONSUMER_GROUP_STATE_STABLE) {
+    return false;
+  }
+  std::set<int32_t> owned;
+  for (size_t i = 0; i < rd_kafka_ConsumerGroupDescription_member_count(groups[0]); ++i) {
+    const auto* const partitions =
+        rd_kafka_MemberAssignment_partitions(rd_kafka_MemberDescription_assignment(
+            rd_kafka_ConsumerGroupDescription_member(groups[0], i)));
+    for (int k = 0; partitions != nullptr && k < partitions->cnt; ++k) {
+      if (partitions->elems[k].topic == names_.topic) owned.insert(partitions->elems[k].partition);
+    }
+  }
+  return owned.size() < names_.partitions;
 }
 
 void KafkaMembership::SendCommits() {

@@ -1,11 +1,9 @@
 #include "bus/kafka/kafka_topics.h"
 
-#include <librdkafka/rdkafka.h>
-
 #include <map>
-#include <memory>
 
 #include "bus/kafka/kafka_handle.h"
+#include "bus/kafka/kafka_owned.h"
 #include "core/log.h"
 
 namespace leat::bus::kafka {
@@ -13,16 +11,6 @@ namespace {
 
 constexpr std::string_view kComponent = "kafka";
 constexpr size_t kErrorTextMax = 512;
-
-template <auto destroy>
-struct Deleter {
-  template <typename T>
-  void operator()(T* object) const {
-    destroy(object);
-  }
-};
-template <typename T, auto destroy>
-using Owned = std::unique_ptr<T, Deleter<destroy>>;
 
 bool IsForbidden(rd_kafka_resp_err_t error) {
   return error == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
@@ -35,16 +23,15 @@ Result<std::map<std::string, std::string>> Configuration(rd_kafka_t* handle,
                                                          std::chrono::milliseconds timeout) {
   const auto timeout_ms = static_cast<int>(timeout.count());
   char text[kErrorTextMax] = "";
-  const Owned<rd_kafka_AdminOptions_t, rd_kafka_AdminOptions_destroy> how(
+  const Owned<rd_kafka_AdminOptions_t> how(
       rd_kafka_AdminOptions_new(handle, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS));
   rd_kafka_AdminOptions_set_request_timeout(how.get(), timeout_ms, text, sizeof text);
-  const Owned<rd_kafka_queue_t, rd_kafka_queue_destroy> queue(rd_kafka_queue_new(handle));
-  const Owned<rd_kafka_ConfigResource_t, rd_kafka_ConfigResource_destroy> wanted(
+  const Owned<rd_kafka_queue_t> queue(rd_kafka_queue_new(handle));
+  const Owned<rd_kafka_ConfigResource_t> wanted(
       rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, topic.c_str()));
   rd_kafka_ConfigResource_t* asked[] = {wanted.get()};
   rd_kafka_DescribeConfigs(handle, asked, 1, how.get(), queue.get());
-  const Owned<rd_kafka_event_t, rd_kafka_event_destroy> answer(
-      rd_kafka_queue_poll(queue.get(), 2 * timeout_ms));
+  const Owned<rd_kafka_event_t> answer(rd_kafka_queue_poll(queue.get(), 2 * timeout_ms));
   const std::string what = "asking for the configuration of topic " + topic;
   if (answer == nullptr) return Broken(what, RD_KAFKA_RESP_ERR__TIMED_OUT);
   auto error = rd_kafka_event_error(answer.get());

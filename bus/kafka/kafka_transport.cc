@@ -1,7 +1,5 @@
 #include "bus/kafka/kafka_transport.h"
 
-#include <librdkafka/rdkafka.h>
-
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -13,6 +11,7 @@
 #include "bus/group.h"
 #include "bus/kafka/kafka_handle.h"
 #include "bus/kafka/kafka_membership.h"
+#include "bus/kafka/kafka_owned.h"
 #include "bus/kafka/kafka_topics.h"
 #include "bus/partitioner.h"
 #include "core/log.h"
@@ -21,6 +20,7 @@ namespace leat::bus {
 
 using kafka::Broken;
 using kafka::ClassOf;
+using kafka::Owned;
 
 namespace {
 
@@ -88,23 +88,6 @@ const std::pair<const char*, const char*> kConsumerDefaults[] = {
     {"queued.min.messages", "1000000"},
     {"queued.max.messages.kbytes", "524288"},
 };
-
-struct KafkaDeleter {
-  void operator()(rd_kafka_t* handle) const { rd_kafka_destroy(handle); }
-  void operator()(rd_kafka_topic_t* topic) const { rd_kafka_topic_destroy(topic); }
-  void operator()(rd_kafka_queue_t* queue) const { rd_kafka_queue_destroy(queue); }
-  void operator()(rd_kafka_conf_t* conf) const { rd_kafka_conf_destroy(conf); }
-  void operator()(rd_kafka_event_t* event) const { rd_kafka_event_destroy(event); }
-  void operator()(rd_kafka_NewTopic_t* topic) const { rd_kafka_NewTopic_destroy(topic); }
-  void operator()(rd_kafka_AdminOptions_t* options) const {
-    rd_kafka_AdminOptions_destroy(options);
-  }
-  void operator()(const rd_kafka_metadata_t* metadata) const {
-    rd_kafka_metadata_destroy(metadata);
-  }
-};
-template <typename T>
-using Owned = std::unique_ptr<T, KafkaDeleter>;
 
 int Milliseconds(std::chrono::milliseconds time) { return static_cast<int>(time.count()); }
 
@@ -317,9 +300,9 @@ std::shared_ptr<Fetched> FetchFrom(rd_kafka_queue_t* queue, std::chrono::millise
   auto& raw = fetched->raw;
   raw.resize(messages_max);
   raw[0] = first;
-  const ssize_t more = messages_max == 1 ? 0
-                                         : rd_kafka_consume_batch_queue(queue, 0, raw.data() + 1,
-                                                                        messages_max - 1);
+  const ssize_t more =
+      messages_max == 1 ? 0
+                        : rd_kafka_consume_batch_queue(queue, 0, raw.data() + 1, messages_max - 1);
   raw.resize(1 + static_cast<size_t>(std::max<ssize_t>(more, 0)));
   std::erase_if(raw, [&](rd_kafka_message_t* message) {
     if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR) return false;
@@ -347,9 +330,9 @@ std::shared_ptr<Fetched> FetchFrom(rd_kafka_queue_t* queue, std::chrono::millise
 }
 
 // Fetches ahead on a thread of its own while there is a backlog: unpacking headers and freeing them
-// is most of what an event costs its reader, and need not be done by the thread that handles it. Ends
-// by itself when the queue is empty, so that an event that comes alone is not handed over, and with
-// an error of the library, which is the last thing it gives.
+// is most of what an event costs its reader, and need not be done by the thread that handles it.
+// Ends by itself when the queue is empty, so that an event that comes alone is not handed over, and
+// with an error of the library, which is the last thing it gives.
 class Ahead {
  public:
   explicit Ahead(rd_kafka_queue_t* queue) : queue_(queue), thread_([this] { Run(); }) {}
@@ -364,11 +347,12 @@ class Ahead {
   Ahead(const Ahead&) = delete;
   Ahead& operator=(const Ahead&) = delete;
 
-  // Null when the timeout passes first, and when it has ended. What is there is worth waiting for even
-  // to who would not wait: that the queue is empty shows soon.
+  // Null when the timeout passes first, and when it has ended. What is there is worth waiting for
+  // even to who would not wait: that the queue is empty shows soon.
   std::shared_ptr<Fetched> Take(std::chrono::milliseconds timeout) {
     std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, std::max(timeout, 2 * kAheadPause), [&] { return !fetched_.empty() || ended_ || woken_; });
+    changed_.wait_for(lock, std::max(timeout, 2 * kAheadPause),
+                      [&] { return !fetched_.empty() || ended_ || woken_; });
     woken_ = false;
     if (fetched_.empty()) return nullptr;
     auto taken = std::move(fetched_.front());
@@ -485,8 +469,8 @@ class KafkaSubscription final : public Subscription {
   std::function<void()> release_;
   bool running_ = false;
   std::shared_ptr<Fetched> fetched_;
-  size_t given_ = 0;  // of fetched_
-  size_t full_ = 0;   // fetches in a row that left something in the queue
+  size_t given_ = 0;        // of fetched_
+  size_t full_ = 0;         // fetches in a row that left something in the queue
   std::mutex ahead_mutex_;  // for Wake: all else is of one thread
   std::unique_ptr<Ahead> ahead_;
 };
@@ -583,7 +567,8 @@ Status KafkaSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
     if (fetched_ == nullptr) return {};
   }
   auto& messages = fetched_->messages;
-  if (given_ == 0 && messages.size() <= limits.messages_max && fetched_->bytes <= limits.bytes_max) {
+  if (given_ == 0 && messages.size() <= limits.messages_max &&
+      fetched_->bytes <= limits.bytes_max) {
     batch->messages.swap(messages);  // leaves none
   } else {
     size_t bytes = 0;
@@ -647,9 +632,9 @@ std::unexpected<Error> KafkaTransport::Impl::NoAnswer(const std::string& what,
   const auto cause = answered ? error : newest;
   const auto servers = options.properties.find("bootstrap.servers");
   const std::string at = servers == options.properties.end() ? "" : " at " + servers->second;
-  const auto error_class =
-      !answered && text.find(kTooOldText) != std::string::npos ? ErrorClass::kUnsupported
-                                                               : ClassOf(cause);
+  const auto error_class = !answered && text.find(kTooOldText) != std::string::npos
+                               ? ErrorClass::kUnsupported
+                               : ClassOf(cause);
   return Fail(error_class, "kafka" + at + ": " + what + ": " + text,
               RemedyFor(error_class, cause, text));
 }
@@ -863,14 +848,14 @@ KafkaTransport::~KafkaTransport() = default;
 Result<std::unique_ptr<KafkaTransport>> KafkaTransport::Open(const KafkaOptions& options) {
   auto impl = std::make_unique<Impl>(options);
   LEAT_ASSIGN(impl->control, impl->Make(RD_KAFKA_CONSUMER));
-  // Nothing is asked but that somebody answers. What a broker refuses it refuses again, so it is not
-  // asked for all of the time.
+  // Nothing is asked but that somebody answers. What a broker refuses it refuses again, so it is
+  // not asked for all of the time.
   const rd_kafka_metadata_t* raw = nullptr;
   const auto deadline = std::chrono::steady_clock::now() + options.timeout;
   rd_kafka_resp_err_t asked;
   for (int refusals = 0; refusals < kRefusalsMax;) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(
-        deadline - std::chrono::steady_clock::now());
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     asked = rd_kafka_metadata(impl->control.get(), 0, nullptr, &raw,
                               Milliseconds(std::clamp(left, kAskedAgain, kOpenStep)));
     rd_kafka_poll(impl->control.get(), 0);  // brings the errors
@@ -897,8 +882,10 @@ Status KafkaTransport::Impl::Create(const std::string& name, rd_kafka_NewTopic_t
   char text[kErrorTextMax] = "";
   const Owned<rd_kafka_AdminOptions_t> how(
       rd_kafka_AdminOptions_new(control.get(), RD_KAFKA_ADMIN_OP_CREATETOPICS));
-  rd_kafka_AdminOptions_set_request_timeout(how.get(), Milliseconds(options.timeout), text, sizeof text);
-  rd_kafka_AdminOptions_set_operation_timeout(how.get(), Milliseconds(options.timeout), text, sizeof text);
+  rd_kafka_AdminOptions_set_request_timeout(how.get(), Milliseconds(options.timeout), text,
+                                            sizeof text);
+  rd_kafka_AdminOptions_set_operation_timeout(how.get(), Milliseconds(options.timeout), text,
+                                              sizeof text);
   const auto deadline = std::chrono::steady_clock::now() + options.timeout;
   for (;;) {
     const Owned<rd_kafka_queue_t> queue(rd_kafka_queue_new(control.get()));
@@ -906,8 +893,7 @@ Status KafkaTransport::Impl::Create(const std::string& name, rd_kafka_NewTopic_t
     rd_kafka_CreateTopics(control.get(), topics, 1, how.get(), queue.get());
     const Owned<rd_kafka_event_t> answer(
         rd_kafka_queue_poll(queue.get(), Milliseconds(2 * options.timeout)));
-    if (answer == nullptr)
-      return NoAnswer("creating topic " + name, RD_KAFKA_RESP_ERR__TIMED_OUT);
+    if (answer == nullptr) return NoAnswer("creating topic " + name, RD_KAFKA_RESP_ERR__TIMED_OUT);
     if (const auto error = rd_kafka_event_error(answer.get());
         error != RD_KAFKA_RESP_ERR_NO_ERROR) {
       return NoAnswer("creating topic " + name, error);
@@ -920,7 +906,8 @@ Status KafkaTransport::Impl::Create(const std::string& name, rd_kafka_NewTopic_t
       return {};
     const char* const said = rd_kafka_topic_result_error_string(results[0]);
     const std::string why = said == nullptr ? "" : said;
-    // A broker that was started a moment ago, or did not answer its controller in time, counts as none.
+    // A broker that was started a moment ago, or did not answer its controller in time, counts as
+    // none.
     const bool fenced = error == RD_KAFKA_RESP_ERR_INVALID_REPLICATION_FACTOR &&
                         why.find(kFencedText) != std::string::npos;
     if (!fenced || std::chrono::steady_clock::now() > deadline) {
@@ -968,8 +955,8 @@ Status KafkaTransport::CreateTopic(std::string_view topic, uint32_t partitions,
     }
     if (!there) {
       return Fail(ErrorClass::kUnavailable,
-                  "kafka: topic " + name + " was created, and no broker has it yet: " +
-                      there.error().message,
+                  "kafka: topic " + name +
+                      " was created, and no broker has it yet: " + there.error().message,
                   "try again");
     }
   }
@@ -1021,8 +1008,8 @@ Result<std::unique_ptr<Membership>> KafkaTransport::Join(std::string_view topic,
                                                          std::string_view group,
                                                          std::string_view instance) {
   LEAT_TRY(CheckGroup(topic, group, instance));
-  LEAT_TRY(impl_->Partitions(topic));
   kafka::GroupNames names;
+  LEAT_ASSIGN(names.partitions, impl_->Partitions(topic));
   names.topic = impl_->Named(topic);
   names.group = impl_->Named(group);
   // A member of several topics' groups is another one in each.

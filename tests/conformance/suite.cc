@@ -917,6 +917,29 @@ void GroupComesBack(Case& c) {
     c.Equal(back.held(), before, "the same partitions");
     c.Expect(took < kAtOnce, "at once");
   }
+
+  // One that ends when it is to give some back, and has not, leaves none without an owner.
+  c.Topic("given", kPartitions);
+  auto gives = c.Take(c.transport().Join("given", "workers", "gives"));
+  bus::Share share;
+  const auto polled = [&] {
+    if (auto now = gives->Poll(kGroupStep)) share = *std::move(now);
+    return share;
+  };
+  Until(c, "the first has all", [&] { return polled().held == All(kPartitions); });
+  Member takes(c, "given", "takes");
+  Until(c, "it is to give some back", [&] {
+    takes.Step();
+    return !polled().to_release.empty();
+  });
+  gives.reset();
+  Member again(c, "given", "gives");
+  Told("a member that was giving back has its share", Until(c, "two share all", [&] {
+         takes.Step();
+         again.Step();
+         return takes.held().size() == kPartitions / 2 && again.held().size() == kPartitions / 2;
+       }));
+  c.Expect(Disjoint({&takes.held(), &again.held()}), "none is held twice");
 }
 
 void GroupBrokerAway(Case& c) {

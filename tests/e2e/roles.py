@@ -31,8 +31,6 @@ from harness import Failed, Leat, equal, require
 
 READY_S = 60
 RECOVERY_S = 180
-# Of a role, while processes are killed. With two on Kafka a partition may stay without an owner: docs/progress.md.
-PARTITIONS = {"kafka": 1, "rabbitmq": 2}
 SAMPLE_S = 0.2
 
 
@@ -145,9 +143,9 @@ def ingest(leat, facts, number):
     return leat.command("ingest", "ethereum-etl", facts, "--chain", chain(number))
 
 
-def expected_of(world, chains, partitions=1):
+def expected_of(world, chains, partitions):
     """On the embedded transport, undisturbed: each chain's state, and the ordered digests."""
-    leat = Leat(world.arguments.leat, os.path.join(world.folder, f"embedded-{len(chains)}"))
+    leat = Leat(world.arguments.leat, os.path.join(world.folder, f"embedded-{len(chains)}-on-{partitions}"))
     for number in chains:
         leat.ok("--set", f"topics.partitions={partitions}", "ingest", "ethereum-etl", world.genesis, "--chain", chain(number))
     return state_of(leat, chains)
@@ -216,7 +214,7 @@ def shared(world):
         deployment.wait_until(lambda: [len(of) for of in by_instance(deployment)] == [6, 6], "each has half of every role")
         for number in chains:
             deployment.user.ok("ingest", "ethereum-etl", world.genesis, "--chain", chain(number))
-        one = expected_of(world, chains)
+        one = expected_of(world, chains, 1)
         both = {chain(number): deployment.user.state_hash("--chain", chain(number)) for number in chains}
         equal(both, {name: one[name] for name in both}, "balances of chains on four partitions")
         deployment.processes["left"].kill()
@@ -379,10 +377,9 @@ def main():
     parser.add_argument("--port", type=int)
     parser.add_argument("--only", choices=["split", "shared", "disturbed"])
     parser.add_argument("--rounds", type=int, default=100 if os.environ.get("LEAT_FULL") == "1" else 5)
-    parser.add_argument("--partitions", type=int, help="while processes are killed (default: Kafka 1, RabbitMQ 2)")
+    parser.add_argument("--partitions", type=int, default=2, help="while processes are killed (default: 2)")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("LEAT_SEED", "1")))
     arguments = parser.parse_args()
-    arguments.partitions = arguments.partitions or PARTITIONS[arguments.broker]
     arguments.port = arguments.port or {"kafka": 19412, "rabbitmq": 19912}[arguments.broker]
     print(f"{arguments.broker}: {arguments.rounds} rounds, seed {arguments.seed} (LEAT_SEED)", flush=True)
     folder = tempfile.mkdtemp(prefix="leat-roles-")
