@@ -88,6 +88,12 @@ class ByteReader {
     *value = LoadBigEndian64(raw.data());
     return true;
   }
+  bool TakeBigEndian32(uint32_t* value) {
+    std::string_view raw;
+    if (!TakeBytes(4, &raw)) return false;
+    *value = LoadBigEndian32(raw.data());
+    return true;
+  }
   bool TakeByte(uint8_t* value) {
     std::string_view raw;
     if (!TakeBytes(1, &raw)) return false;

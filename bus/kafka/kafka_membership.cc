@@ -8,6 +8,7 @@
 
 #include "bus/group.h"
 #include "bus/kafka/kafka_owned.h"
+#include "core/bytes.h"
 #include "core/log.h"
 
 namespace leat::bus::kafka {
@@ -29,6 +30,8 @@ constexpr auto kJoinEnds = std::chrono::milliseconds(5000);
 constexpr auto kFarewell = std::chrono::milliseconds(1000);
 // A partition that changes its owner is nobody's for a moment; for so long that is no trouble.
 constexpr auto kChangesHands = std::chrono::milliseconds(1000);
+// For so long it is asked whether that is so, before work is taken up anyway.
+constexpr auto kLooksFor = std::chrono::milliseconds(5000);
 constexpr size_t kErrorTextMax = 512;
 constexpr int kDestroysAnyConsumer = 0x02030000;  // a version of librdkafka
 
@@ -48,6 +51,25 @@ using List = Owned<rd_kafka_topic_partition_list_t>;
 bool IsOfConnection(int error) {
   return error == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || error == RD_KAFKA_RESP_ERR__TRANSPORT ||
          error == RD_KAFKA_RESP_ERR__TIMED_OUT || error == RD_KAFKA_RESP_ERR__RESOLVE;
+}
+
+// Adds the topic's partitions in a member's assignment as Kafka's consumer protocol has it: a
+// version, and for each topic its name and partitions; big-endian, with counts before them.
+void AddAssigned(std::string_view bytes, std::string_view topic, std::set<uint32_t>* partitions) {
+  core::ByteReader reader(bytes);  // of nothing where a member has no assignment yet
+  std::string_view version, name;
+  uint8_t high, low;
+  uint32_t topics, count, partition;
+  if (!reader.TakeBytes(2, &version) || !reader.TakeBigEndian32(&topics)) return;
+  for (; topics > 0; --topics) {
+    if (!reader.TakeByte(&high) || !reader.TakeByte(&low) ||
+        !reader.TakeBytes(size_t{high} << 8 | low, &name) || !reader.TakeBigEndian32(&count))
+      return;
+    for (; count > 0; --count) {
+      if (!reader.TakeBigEndian32(&partition)) return;
+      if (name == topic) partitions->insert(partition);
+    }
+  }
 }
 
 class KafkaMembership final : public Membership {
@@ -137,12 +159,12 @@ class KafkaMembership final : public Membership {
   rd_kafka_t* handle_ = nullptr;
   bool reopen_ = false;
   bool assigned_ = false;  // the handle has had an assignment, be it an empty one
-  bool joined_ =
-      false;  // it has had an answer to its join; not looked for where it does not matter
+  bool joined_ = false;    // it has had an answer to its join (where that matters)
   std::optional<std::chrono::steady_clock::time_point> troubled_;  // last
   List revoked_;                                                   // not given back yet
-  bool complete_ = false;              // the group was seen to leave nothing out
-  std::set<uint32_t> assigned_first_;  // before that
+  bool complete_ = false;                                          // nothing was left out
+  std::set<uint32_t> assigned_first_;                              // before that was seen
+  std::optional<std::chrono::steady_clock::time_point> looked_;    // first
   std::optional<std::chrono::steady_clock::time_point> left_out_;  // first seen
   bool committing_ = false;
   std::chrono::steady_clock::time_point commit_again_;
@@ -233,6 +255,7 @@ void KafkaMembership::Close() {
   handle_ = nullptr;
   assigned_ = joined_ = complete_ = false;
   assigned_first_.clear();
+  looked_.reset();
   left_out_.reset();
 }
 
@@ -335,6 +358,7 @@ void KafkaMembership::Revoked(const rd_kafka_topic_partition_list_t& partitions)
     }
     if (!lost) trouble_ = {};
   }
+  if (lost) complete_ = false;  // it joins anew
   revoked_ = std::move(list);
   changed_.notify_all();
   Unassign();
@@ -430,20 +454,18 @@ void KafkaMembership::AskWhetherOver() {
 
 void KafkaMembership::LookWhatIsLeftOut() {
   if (complete_ || !assigned_) return;
-  const auto some = LeavesSomeOut();
-  if (!some && some.error().Retryable()) {
-    std::lock_guard lock(mutex_);
-    trouble_ = std::unexpected(some.error());
-    return;  // and asked again
-  }
-  if (!some) core::LogWarning(kComponent, names_.group + ": " + some.error().Text());
   const auto now = std::chrono::steady_clock::now();
+  if (!looked_) looked_ = now;
+  const auto some = LeavesSomeOut();
+  if (!some && now < *looked_ + kLooksFor) return;
+  if (!some) core::LogWarning(kComponent, names_.group + ": " + some.error().Text());
   if (some && *some) {
     if (!left_out_) left_out_ = now;
     if (now < *left_out_ + kChangesHands) return;
     core::LogInfo(kComponent, names_.group +
                                   ": a partition was left without an owner when a member ended: "
                                   "the group shares anew");
+    looked_.reset();
     left_out_.reset();
     rd_kafka_unsubscribe(handle_);
     if (auto subscribed = Subscribe(); !subscribed) {
@@ -452,6 +474,8 @@ void KafkaMembership::LookWhatIsLeftOut() {
     return;
   }
   complete_ = true;
+  looked_.reset();
+  left_out_.reset();
   {
     std::lock_guard lock(mutex_);
     share_.held.merge(assigned_first_);
@@ -459,38 +483,29 @@ void KafkaMembership::LookWhatIsLeftOut() {
   changed_.notify_all();
 }
 
+// By the older of the library's two ways: in the other one, DescribeConsumerGroups, a connection
+// that ends at the wrong moment aborts the process (its issue 4605, seen with 2.0.2).
 Result<bool> KafkaMembership::LeavesSomeOut() {
-  char text[kErrorTextMax] = "";
-  const auto timeout_ms = static_cast<int>(kAskTimeout.count());
-  const Owned<rd_kafka_AdminOptions_t> how(
-      rd_kafka_AdminOptions_new(handle_, RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS));
-  rd_kafka_AdminOptions_set_request_timeout(how.get(), timeout_ms, text, sizeof text);
-  const Owned<rd_kafka_queue_t> queue(rd_kafka_queue_new(handle_));
-  const char* group = names_.group.c_str();
-  rd_kafka_DescribeConsumerGroups(handle_, &group, 1, how.get(), queue.get());
-  const Owned<rd_kafka_event_t> answer(rd_kafka_queue_poll(queue.get(), 2 * timeout_ms));
-  const std::string what = "asking for the group's members";
-  if (answer == nullptr) return Broken(what, RD_KAFKA_RESP_ERR__TIMED_OUT);
-  if (const auto error = rd_kafka_event_error(answer.get())) return Broken(what, error);
-  size_t count = 0;
-  const auto* const groups = rd_kafka_DescribeConsumerGroups_result_groups(
-      rd_kafka_event_DescribeConsumerGroups_result(answer.get()), &count);
-  if (count == 0) return Broken(what, RD_KAFKA_RESP_ERR__NOENT);
-  if (const auto* const error = rd_kafka_ConsumerGroupDescription_error(groups[0])) {
-    return Broken(what, rd_kafka_error_code(error));
+  const rd_kafka_group_list* raw = nullptr;
+  const auto asked = rd_kafka_list_groups(handle_, names_.group.c_str(), &raw,
+                                          static_cast<int>(kAskTimeout.count()));
+  const Owned<const rd_kafka_group_list> groups(raw);
+  const std::string what = "asking for the members of group " + names_.group;
+  // Partial: other brokers than the group's did not answer.
+  if (asked != RD_KAFKA_RESP_ERR_NO_ERROR && asked != RD_KAFKA_RESP_ERR__PARTIAL) {
+    return Broken(what, asked);
   }
+  if (groups->group_cnt == 0) return Broken(what, RD_KAFKA_RESP_ERR__NOENT);
+  const rd_kafka_group_info& group = groups->groups[0];
+  if (group.err != RD_KAFKA_RESP_ERR_NO_ERROR) return Broken(what, group.err);
   // While the group shares anew, whatever is left out now is shared, too.
-  if (rd_kafka_ConsumerGroupDescription_state(groups[0]) != RD_KAFKA_CONSUMER_GROUP_STATE_STABLE) {
-    return false;
-  }
-  std::set<int32_t> owned;
-  for (size_t i = 0; i < rd_kafka_ConsumerGroupDescription_member_count(groups[0]); ++i) {
-    const auto* const partitions =
-        rd_kafka_MemberAssignment_partitions(rd_kafka_MemberDescription_assignment(
-            rd_kafka_ConsumerGroupDescription_member(groups[0], i)));
-    for (int k = 0; partitions != nullptr && k < partitions->cnt; ++k) {
-      if (partitions->elems[k].topic == names_.topic) owned.insert(partitions->elems[k].partition);
-    }
+  if (std::string_view(group.state) != "Stable") return false;
+  std::set<uint32_t> owned;
+  for (int i = 0; i < group.member_cnt; ++i) {
+    const rd_kafka_group_member_info& member = group.members[i];
+    AddAssigned(std::string_view(static_cast<const char*>(member.member_assignment),
+                                 static_cast<size_t>(member.member_assignment_size)),
+                names_.topic, &owned);
   }
   return owned.size() < names_.partitions;
 }

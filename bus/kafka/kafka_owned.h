@@ -24,6 +24,7 @@ struct Destroy {
   void operator()(const rd_kafka_metadata_t* metadata) const {
     rd_kafka_metadata_destroy(metadata);
   }
+  void operator()(const rd_kafka_group_list* list) const { rd_kafka_group_list_destroy(list); }
   void operator()(rd_kafka_topic_partition_list_t* list) const {
     rd_kafka_topic_partition_list_destroy(list);
   }
