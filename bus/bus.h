@@ -60,10 +60,14 @@ struct Message {
 struct MessageBatch {
   std::vector<Message> messages;
   std::vector<std::shared_ptr<const void>> pins;
+  // Not 0: what lies behind the last message and before this offset has no message and never had. A subscription tells
+  // so where it knows before the next message comes, and may tell it again with that.
+  uint64_t vacant_to = 0;
 
   void Clear() {
     messages.clear();
     pins.clear();
+    vacant_to = 0;
   }
 };
 
@@ -77,8 +81,9 @@ struct PollLimits {
 class Subscription {
  public:
   virtual ~Subscription() = default;
-  // Replaces the batch by the next messages; none when the timeout passes first. Errors: kUnavailable, kCorrupt, kNotFound
-  // (the topic no longer has what is next: its retention is over, or the topic is gone).
+  // Replaces the batch by the next messages; none when the timeout passes first, or when vacant_to is all that is new.
+  // Errors: kUnavailable, kCorrupt, kNotFound (the topic no longer has what is next: its retention is over, or the topic
+  // is gone).
   virtual Status Poll(const PollLimits& limits, MessageBatch* batch) = 0;
   // The next Poll begins at this offset.
   virtual void Seek(uint64_t offset) = 0;

@@ -136,7 +136,7 @@ Status EventReader::Step(std::vector<Item>* items) {
     if (at_once) limits.timeout = std::chrono::milliseconds(0);
     LEAT_TRY(source.subscription->Poll(limits, &batch_));
     if (batch_.messages.empty()) {
-      if (!at_once) {
+      if (!at_once && batch_.vacant_to < source.end) {
         // It is there, and will come.
         const auto now = std::chrono::steady_clock::now();
         if (waits_until_ == std::chrono::steady_clock::time_point()) waits_until_ = now + kPatience;
@@ -152,17 +152,22 @@ Status EventReader::Step(std::vector<Item>* items) {
       continue;
     }
     waits_until_ = {};
+    bool whole = true;
     for (const bus::Message& message : batch_.messages) {
       if (message.offset >= source.end) {
         source.next = source.end;  // all before it is vacant
         break;
       }
-      if (given_ == query_.limit) break;
+      if (given_ == query_.limit) {
+        whole = false;
+        break;
+      }
       source.next = message.offset + 1;
       if (!source.Counts(message) || !Matches(message.event)) continue;
       items->push_back({source.topic, source.partition, source.incarnation, &message});
       ++given_;
     }
+    if (whole && batch_.vacant_to >= source.end) source.next = source.end;
     if (given_ == query_.limit) done_ = true;
     return {};
   }

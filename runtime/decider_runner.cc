@@ -160,8 +160,8 @@ Status DeciderRunner::Run(std::stop_token stop) {
     return {};
   };
   bool continues = false;
-  events::Event previous;            // while it continues; as these
-  uint64_t begun = 0;                // offset of the first of what must be decided together
+  events::Event previous;  // while it continues; as these
+  uint64_t begun = 0;      // offset of the first of what must be decided together
   while (!stop.stop_requested() && position_.next < options_.stop_at) {
     // What is staged is committed when the input pauses, or when it is enough: never wait with it, unless it is half of
     // something.
@@ -170,7 +170,10 @@ Status DeciderRunner::Run(std::stop_token stop) {
                                           : bus::PollLimits().timeout;
     LEAT_TRY(PollWithRetry(stop, shard_->name(), subscription.get(), limits, &batch));
     for (const bus::Message& message : batch.messages) {
-      if (message.offset >= options_.stop_at) break;
+      if (message.offset >= options_.stop_at) {
+        LEAT_TRY(PassVacant(options_.topic, message, &position_));
+        break;
+      }
       // What may wait for its other half for long holds up nothing that came before.
       const bool begins = decider_->Continues(message.event);
       if (!continues && shard_->log()->StagedBytes() > 0 &&
@@ -203,6 +206,7 @@ Status DeciderRunner::Run(std::stop_token stop) {
         window_ = {};
         LEAT_TRY(shard_->ReadWindow(options_.topic, options_.partition, &window_));
         subscription->Seek(position_.next);
+        batch.vacant_to = 0;  // as the messages behind this one, it comes again
         break;
       }
       decision.Clear();
@@ -214,6 +218,7 @@ Status DeciderRunner::Run(std::stop_token stop) {
       if (continues) previous = events::Event(message.event);
       if (!continues && shard_->StagedBytes() >= options_.commit_bytes) LEAT_TRY(commit());
     }
+    if (position_.next < options_.stop_at) PassVacant(batch, &position_);
     const bool more = batch.messages.size() == limits.messages_max;
     if (!more && !continues && status_.applied() < position_.next) LEAT_TRY(commit());
   }

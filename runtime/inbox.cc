@@ -1,5 +1,6 @@
 #include "runtime/inbox.h"
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <thread>
@@ -98,9 +99,7 @@ Result<Admission> Admit(std::string_view topic, const bus::Message& message,
                         InputPosition* position, Window* window) {
   const auto pass = [] { return Admission{Verdict::kPassedOver, {}}; };
   if (message.offset < position->next) return pass();  // a poll may begin before it
-  if (message.offset - message.vacant > position->next)
-    return Gap(topic, "offset", position->next, message.offset);
-  position->next = message.offset;  // what is vacant is done with
+  LEAT_TRY(PassVacant(topic, message, position));
   if (!message.problem.empty()) {
     ++position->next;
     return Admission{Verdict::kRejected, std::string(message.problem)};
@@ -145,6 +144,17 @@ Result<Admission> Admit(std::string_view topic, const bus::Message& message,
   if (epoch < position->epoch || *event.position < position->next_position) return pass();
   ++position->next_position;
   return Admission{};
+}
+
+Status PassVacant(std::string_view topic, const bus::Message& message, InputPosition* position) {
+  if (message.offset - message.vacant > position->next)
+    return Gap(topic, "offset", position->next, message.offset);
+  position->next = message.offset;
+  return {};
+}
+
+void PassVacant(const bus::MessageBatch& batch, InputPosition* position) {
+  position->next = std::max(position->next, batch.vacant_to);
 }
 
 Status SendToDeadLetters(bus::Transport* transport, const std::string& topic, uint32_t partition,

@@ -59,6 +59,11 @@ struct Admission {
 Result<Admission> Admit(std::string_view topic, const bus::Message& message,
                         InputPosition* position, Window* window);
 
+// Moves `position` up to the message, before which nothing but vacant offsets may be. Errors: kCorrupt for a gap of others.
+Status PassVacant(std::string_view topic, const bus::Message& message, InputPosition* position);
+// Moves `position`, which is behind all of the batch's messages, behind what is vacant after them.
+void PassVacant(const bus::MessageBatch& batch, InputPosition* position);
+
 inline constexpr std::string_view kDeadLettersSuffix = ".dead";
 // Publishes what was rejected, with its original bytes, as runtime.dead_lettered.v1 to topic
 // "<topic>.dead"; returns once that is durable. The same message twice after a crash has the same

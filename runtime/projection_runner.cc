@@ -83,7 +83,10 @@ Status ProjectionRunner::Run(std::stop_token stop) {
     limits.timeout = staged ? std::chrono::milliseconds(0) : bus::PollLimits().timeout;
     LEAT_TRY(PollWithRetry(stop, shard_->name(), subscription.get(), limits, &batch));
     for (const bus::Message& message : batch.messages) {
-      if (message.offset >= options_.stop_at) break;
+      if (message.offset >= options_.stop_at) {
+        LEAT_TRY(PassVacant(options_.topic, message, &position_));
+        break;
+      }
       LEAT_ASSIGN(const Admission admission,
                   Admit(options_.topic, message, &position_, &window_));
       if (admission.verdict == Verdict::kRejected) {
@@ -96,6 +99,7 @@ Status ProjectionRunner::Run(std::stop_token stop) {
       LEAT_TRY(projection_->Evolve(&shard_->state(), message.event, message.offset));
       if (shard_->StagedBytes() >= options_.commit_bytes) LEAT_TRY(Commit());
     }
+    if (position_.next < options_.stop_at) PassVacant(batch, &position_);
     const bool more = batch.messages.size() == limits.messages_max;
     if (!more && status_.applied() < position_.next) LEAT_TRY(Commit());
   }

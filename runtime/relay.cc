@@ -306,8 +306,8 @@ Result<std::optional<Ownership>> ClaimTopic(const std::stop_token& stop, Shard* 
     if (stop.stop_requested()) {
       return Fail(ErrorClass::kUnavailable, "claiming " + own_topic + " was given up");
     }
-    // The last offsets may be vacant. What is not read yet is read before the claim is: one that comes
-    // behind another's of the same epoch counts for nothing.
+    // The last offsets may be vacant, which not every subscription tells. What is not read yet is read
+    // before the claim is: one that comes behind another's of the same epoch counts for nothing.
     if (!claimed && (read.next >= end.offset || std::chrono::steady_clock::now() > quiet)) {
       ownership.epoch = read.epoch + 1;
       LEAT_TRY(transport->PublishTo(own_topic, own_partition,
@@ -352,6 +352,7 @@ Result<std::optional<Ownership>> ClaimTopic(const std::stop_token& stop, Shard* 
                     "another owner claims " + own_topic + " at the same time", "try again");
       }
     }
+    PassVacant(batch, &read);
   }
 }
 
@@ -467,7 +468,8 @@ Status Relay::ReadBack(bus::Subscription* subscription, std::chrono::millisecond
                   "nothing is lost: it goes on from what is in the topic");
     }
   }
-  if (batch.messages.empty()) return {};
+  PassVacant(batch, &read_);
+  if (batch.messages.empty() && batch.vacant_to == 0) return {};
   read_to_.store(read_.next, std::memory_order_release);
   status_.Advance(read_.next_position);
   return {};

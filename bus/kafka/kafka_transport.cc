@@ -280,10 +280,14 @@ struct Fetched {
   std::deque<std::string> problems;
   std::vector<Message> messages;
   size_t bytes = 0;
+  uint64_t end = 0;  // not 0: the partition's, as the library saw it
   // What the library reported in place of a message.
   rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR;
   std::string error_text;
 
+  bool IsNothingNew(uint64_t next) const {
+    return messages.empty() && end <= next && error == RD_KAFKA_RESP_ERR_NO_ERROR;
+  }
   ~Fetched() {
     for (rd_kafka_message_t* message : raw) rd_kafka_message_destroy(message);
   }
@@ -306,7 +310,9 @@ std::shared_ptr<Fetched> FetchFrom(rd_kafka_queue_t* queue, std::chrono::millise
   raw.resize(1 + static_cast<size_t>(std::max<ssize_t>(more, 0)));
   std::erase_if(raw, [&](rd_kafka_message_t* message) {
     if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR) return false;
-    if (fetched->error == RD_KAFKA_RESP_ERR_NO_ERROR) {
+    if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
+      fetched->end = static_cast<uint64_t>(message->offset);
+    } else if (fetched->error == RD_KAFKA_RESP_ERR_NO_ERROR) {
       fetched->error = message->err;
       fetched->error_text = rd_kafka_message_errstr(message);
     }
@@ -532,8 +538,15 @@ Status KafkaSubscription::Fetch(const PollLimits& limits) {
     if (fetched == nullptr) return {};
   } else {
     const size_t messages_max = std::min(limits.messages_max, kAheadMessages);
-    fetched = FetchFrom(queue_.get(), limits.timeout, messages_max);
-    if (fetched == nullptr) return {};
+    // That the end is where it was is no news.
+    const auto deadline = std::chrono::steady_clock::now() + limits.timeout;
+    auto left = limits.timeout;
+    do {
+      fetched = FetchFrom(queue_.get(), left, messages_max);
+      if (fetched == nullptr) return {};
+      left = std::chrono::ceil<std::chrono::milliseconds>(deadline -
+                                                          std::chrono::steady_clock::now());
+    } while (fetched->IsNothingNew(next_) && left.count() > 0);
     full_ = fetched->messages.size() == messages_max ? full_ + 1 : 0;
   }
   if (fetched->error != RD_KAFKA_RESP_ERR_NO_ERROR) {
@@ -579,14 +592,14 @@ Status KafkaSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
       batch->messages.push_back(std::move(messages[given_]));
     }
   }
-  if (batch->messages.empty()) return {};
   // Kafka has numbers of its own, such as those of a transaction's end; what retention took before
   // it was read is an error (auto.offset.reset).
   for (Message& message : batch->messages) {
     if (message.offset > next_) message.vacant = message.offset - next_;
     next_ = message.offset + 1;
   }
-  batch->pins.push_back(fetched_);
+  if (given_ == messages.size() && fetched_->end > next_) batch->vacant_to = fetched_->end;
+  if (!batch->messages.empty()) batch->pins.push_back(fetched_);
   return {};
 }
 
@@ -695,7 +708,7 @@ Result<std::shared_ptr<Consumer>> KafkaTransport::Impl::ConsumerFor(const std::s
   for (const auto& consumer : consumers) {
     if (consumer->followed.emplace(topic, partition).second) return consumer;
   }
-  LEAT_ASSIGN(auto handle, Make(RD_KAFKA_CONSUMER));
+  LEAT_ASSIGN(auto handle, Make(RD_KAFKA_CONSUMER, {{"enable.partition.eof", "true"}}));
   auto made = std::make_shared<Consumer>(std::move(handle));
   made->followed.emplace(topic, partition);
   consumers.push_back(made);

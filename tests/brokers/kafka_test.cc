@@ -182,7 +182,25 @@ TEST_CASE("what a transaction of somebody else's leaves in a topic is vacant") {
     good(rd_kafka_commit_transaction(stranger, kTimeoutMs));
   }
   rd_kafka_destroy(stranger);
+  const auto told_to = [](Subscription& from, uint64_t end) {
+    MessageBatch batch;
+    uint64_t told = 0;
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    while (told < end && std::chrono::steady_clock::now() < deadline) {
+      Must(from.Poll({}, &batch));
+      for (const Message& message : batch.messages) told = message.offset + 1;
+      told = std::max(told, batch.vacant_to);
+    }
+    CHECK(told == end);
+  };
+  // The last number is the second commit's: who waits for the end need not wait for a message.
+  CHECK(Must(transport->End("transactions", 0)).offset == 4);
+  const auto early = Must(transport->Subscribe("transactions", 0, 0));
+  told_to(*early, 4);
+  early->Seek(3);
+  told_to(*early, 4);
   Must(transport->Publish("transactions", {DataEvent("ours")}));
+  told_to(*early, 5);
 
   const auto reader = Must(transport->Subscribe("transactions", 0, 0));
   MessageBatch batch;

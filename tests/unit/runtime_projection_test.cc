@@ -253,6 +253,83 @@ TEST_CASE("a gap in the input stops a projection, and so does an error of its ow
   CHECK(value == "5");
 }
 
+// The last offset is the transport's own, and so is all from `first` on when a message comes after it.
+class Ending final : public test::ForwardingTransport {
+ public:
+  Ending(bus::Transport* inner, uint64_t first) : ForwardingTransport(inner), first_(first) {}
+  Result<std::unique_ptr<bus::Subscription>> Subscribe(std::string_view topic, uint32_t partition,
+                                                       uint64_t offset) override {
+    LEAT_ASSIGN(auto inner, inner_->Subscribe(topic, partition, std::min(offset, first_)));
+    return std::make_unique<Reader>(std::move(inner), first_);
+  }
+  Result<bus::PartitionEnd> End(std::string_view topic, uint32_t partition) override {
+    LEAT_ASSIGN(auto end, inner_->End(topic, partition));
+    end.offset += kOwn;
+    return end;
+  }
+  static constexpr uint64_t kOwn = 3;
+
+ private:
+  class Reader final : public bus::Subscription {
+   public:
+    Reader(std::unique_ptr<bus::Subscription> inner, uint64_t first)
+        : inner_(std::move(inner)), first_(first) {}
+    Status Poll(const bus::PollLimits& limits, bus::MessageBatch* batch) override {
+      auto status = inner_->Poll(limits, batch);
+      for (auto& message : batch->messages) {
+        if (message.offset < first_) continue;
+        if (message.offset == first_) message.vacant = kOwn;
+        message.offset += kOwn;
+      }
+      if (batch->messages.empty()) batch->vacant_to = first_ + kOwn;
+      return status;
+    }
+    void Seek(uint64_t) override {}
+    void Wake() override { inner_->Wake(); }
+
+   private:
+    std::unique_ptr<bus::Subscription> inner_;
+    uint64_t first_;
+  };
+  uint64_t first_;
+};
+
+TEST_CASE("a projection is at the end of an input that ends with vacant offsets") {
+  World world;
+  for (int i = 0; i < 5; ++i) Publish(*world.transport, "a=1");
+  const auto shard = OpenShard(world.temp.Sub("shard"));
+  Ending ending(world.transport.get(), 5);
+  CounterProjection projection;
+  {
+    ProjectionRunner runner(shard.get(), &projection, &ending, Input());
+    Must(runner.Start());
+    CHECK(runner.status().WaitApplied(Must(ending.End("counted", 0)).offset, kPatience));
+  }
+  ProjectionRunner runner(shard.get(), &projection, &ending, Input());
+  Must(runner.Start());
+  Publish(*world.transport, "a=1");
+  REQUIRE(runner.status().WaitApplied(5 + Ending::kOwn + 1, kPatience));
+  std::string value;
+  REQUIRE(Must(runner.view()->Get("c/a", &value)));
+  CHECK(value == "6");
+}
+
+TEST_CASE("a projection ends where it is to stop among vacant offsets") {
+  World world;
+  for (int i = 0; i < 6; ++i) Publish(*world.transport, "a=1");
+  const auto shard = OpenShard(world.temp.Sub("shard"));
+  Ending ending(world.transport.get(), 5);
+  CounterProjection projection;
+  RunnerOptions options = Input();
+  options.stop_at = 6;  // 5 to 7 are vacant, and 8 is the sixth
+  ProjectionRunner runner(shard.get(), &projection, &ending, options);
+  Must(runner.Start());
+  REQUIRE(runner.status().WaitApplied(6, kPatience));
+  std::string value;
+  REQUIRE(Must(runner.view()->Get("c/a", &value)));
+  CHECK(value == "5");
+}
+
 TEST_CASE("a projection that stops at an offset") {
   World world;
   for (int i = 0; i < 50; ++i) Publish(*world.transport, "a=1");
