@@ -28,9 +28,7 @@ constexpr auto kCommitRetryPause = std::chrono::milliseconds(500);
 constexpr auto kJoinEnds = std::chrono::milliseconds(5000);
 // How long the last commit of a membership that ends is waited for.
 constexpr auto kFarewell = std::chrono::milliseconds(1000);
-// A partition that changes its owner is nobody's for a moment; for so long that is no trouble.
-constexpr auto kChangesHands = std::chrono::milliseconds(1000);
-// For so long it is asked whether that is so, before work is taken up anyway.
+// For so long it is asked what the group leaves out, before work is taken up anyway.
 constexpr auto kLooksFor = std::chrono::milliseconds(5000);
 constexpr size_t kErrorTextMax = 512;
 constexpr int kDestroysAnyConsumer = 0x02030000;  // a version of librdkafka
@@ -53,23 +51,51 @@ bool IsOfConnection(int error) {
          error == RD_KAFKA_RESP_ERR__TIMED_OUT || error == RD_KAFKA_RESP_ERR__RESOLVE;
 }
 
-// Adds the topic's partitions in a member's assignment as Kafka's consumer protocol has it: a
-// version, and for each topic its name and partitions; big-endian, with counts before them.
-void AddAssigned(std::string_view bytes, std::string_view topic, std::set<uint32_t>* partitions) {
-  core::ByteReader reader(bytes);  // of nothing where a member has no assignment yet
-  std::string_view version, name;
+// Kafka's consumer protocol is big-endian, with counts before what they count. A reader of what is
+// cut off finds less.
+
+bool TakeText(core::ByteReader* reader, std::string_view* text) {
   uint8_t high, low;
+  return reader->TakeByte(&high) && reader->TakeByte(&low) &&
+         reader->TakeBytes(size_t{high} << 8 | low, text);
+}
+
+// Topics with their partitions; those of `topic` are added.
+void AddPartitions(core::ByteReader* reader, std::string_view topic, std::set<uint32_t>* to) {
+  std::string_view name;
   uint32_t topics, count, partition;
-  if (!reader.TakeBytes(2, &version) || !reader.TakeBigEndian32(&topics)) return;
+  if (!reader->TakeBigEndian32(&topics)) return;
   for (; topics > 0; --topics) {
-    if (!reader.TakeByte(&high) || !reader.TakeByte(&low) ||
-        !reader.TakeBytes(size_t{high} << 8 | low, &name) || !reader.TakeBigEndian32(&count))
-      return;
+    if (!TakeText(reader, &name) || !reader->TakeBigEndian32(&count)) return;
     for (; count > 0; --count) {
-      if (!reader.TakeBigEndian32(&partition)) return;
-      if (name == topic) partitions->insert(partition);
+      if (!reader->TakeBigEndian32(&partition)) return;
+      if (name == topic) to->insert(partition);
     }
   }
+}
+
+constexpr size_t kVersionBytes = 2;
+
+// What a member was assigned.
+void AddAssigned(std::string_view bytes, std::string_view topic, std::set<uint32_t>* to) {
+  core::ByteReader reader(bytes);
+  std::string_view version;
+  if (reader.TakeBytes(kVersionBytes, &version)) AddPartitions(&reader, topic, to);
+}
+
+// What a member had when it joined last: its topics, bytes of its assignor's, and its partitions.
+void AddOwned(std::string_view bytes, std::string_view topic, std::set<uint32_t>* to) {
+  core::ByteReader reader(bytes);
+  std::string_view skipped;
+  uint32_t topics, size;
+  if (!reader.TakeBytes(kVersionBytes, &skipped) || !reader.TakeBigEndian32(&topics)) return;
+  for (; topics > 0; --topics) {
+    if (!TakeText(&reader, &skipped)) return;
+  }
+  constexpr uint32_t kNone = UINT32_MAX;
+  if (!reader.TakeBigEndian32(&size)) return;
+  if (size != kNone && !reader.TakeBytes(size, &skipped)) return;
+  AddPartitions(&reader, topic, to);
 }
 
 class KafkaMembership final : public Membership {
@@ -142,11 +168,12 @@ class KafkaMembership final : public Membership {
   }
   void SendCommits();
   void AskWhetherOver();
-  // A static member that comes back is given what it had last, without a rebalance. What it was
-  // giving back when it ended was withheld from the next owner until it had, and would be nobody's
-  // from then on. So a member takes nothing up before it has seen that the group leaves nothing
-  // out, and otherwise makes the group share anew.
+  // A static member that comes back is given what it was assigned last, without a rebalance. What
+  // it was giving back when it ended was withheld from the next owner until it joins without it,
+  // and would be nobody's from then on. So a member takes nothing up before it has seen that the
+  // group leaves nothing out, and otherwise joins once more, which makes the group share anew.
   void LookWhatIsLeftOut();
+  // A partition that nobody was assigned, and that nobody is giving back.
   Result<bool> LeavesSomeOut();
   // Gives back what was revoked, once its owner has released all of it.
   void Unassign();
@@ -162,10 +189,9 @@ class KafkaMembership final : public Membership {
   bool joined_ = false;    // it has had an answer to its join (where that matters)
   std::optional<std::chrono::steady_clock::time_point> troubled_;  // last
   List revoked_;                                                   // not given back yet
-  bool complete_ = false;                                          // nothing was left out
-  std::set<uint32_t> assigned_first_;                              // before that was seen
-  std::optional<std::chrono::steady_clock::time_point> looked_;    // first
-  std::optional<std::chrono::steady_clock::time_point> left_out_;  // first seen
+  bool complete_ = false;                                          // nothing is left out
+  std::set<uint32_t> assigned_first_;                              // before that is known
+  std::optional<std::chrono::steady_clock::time_point> looks_;     // for it, since then
   bool committing_ = false;
   std::chrono::steady_clock::time_point commit_again_;
   std::chrono::steady_clock::time_point ask_again_;
@@ -255,8 +281,7 @@ void KafkaMembership::Close() {
   handle_ = nullptr;
   assigned_ = joined_ = complete_ = false;
   assigned_first_.clear();
-  looked_.reset();
-  left_out_.reset();
+  looks_.reset();
 }
 
 void KafkaMembership::NoteJoin() {
@@ -329,6 +354,7 @@ void KafkaMembership::Assigned(const rd_kafka_topic_partition_list_t& partitions
     return;
   }
   if (list->cnt > 0) rd_kafka_pause_partitions(handle_, list.get());
+  if (!complete_ && !looks_) looks_ = std::chrono::steady_clock::now();
   {
     std::lock_guard lock(mutex_);
     trouble_ = {};
@@ -358,7 +384,10 @@ void KafkaMembership::Revoked(const rd_kafka_topic_partition_list_t& partitions)
     }
     if (!lost) trouble_ = {};
   }
-  if (lost) complete_ = false;  // it joins anew
+  if (lost) {  // it joins anew
+    complete_ = false;
+    looks_.reset();
+  }
   revoked_ = std::move(list);
   changed_.notify_all();
   Unassign();
@@ -394,6 +423,7 @@ void KafkaMembership::Trouble(int error, const std::string& text) {
   if (fatal_error == RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID && troubled_ &&
       now < *troubled_ + kTakenForAnother) {
     reopen_ = true;
+    assigned_first_.clear();
     std::lock_guard lock(mutex_);
     share_ = {};
     progress_.clear();
@@ -453,20 +483,15 @@ void KafkaMembership::AskWhetherOver() {
 }
 
 void KafkaMembership::LookWhatIsLeftOut() {
-  if (complete_ || !assigned_) return;
-  const auto now = std::chrono::steady_clock::now();
-  if (!looked_) looked_ = now;
+  if (!looks_ || reopen_) return;
   const auto some = LeavesSomeOut();
-  if (!some && now < *looked_ + kLooksFor) return;
+  if (!some && std::chrono::steady_clock::now() < *looks_ + kLooksFor) return;
+  looks_.reset();
   if (!some) core::LogWarning(kComponent, names_.group + ": " + some.error().Text());
   if (some && *some) {
-    if (!left_out_) left_out_ = now;
-    if (now < *left_out_ + kChangesHands) return;
     core::LogInfo(kComponent, names_.group +
                                   ": a partition was left without an owner when a member ended: "
                                   "the group shares anew");
-    looked_.reset();
-    left_out_.reset();
     rd_kafka_unsubscribe(handle_);
     if (auto subscribed = Subscribe(); !subscribed) {
       core::LogWarning(kComponent, subscribed.error().Text());
@@ -474,8 +499,6 @@ void KafkaMembership::LookWhatIsLeftOut() {
     return;
   }
   complete_ = true;
-  looked_.reset();
-  left_out_.reset();
   {
     std::lock_guard lock(mutex_);
     share_.held.merge(assigned_first_);
@@ -500,14 +523,20 @@ Result<bool> KafkaMembership::LeavesSomeOut() {
   if (group.err != RD_KAFKA_RESP_ERR_NO_ERROR) return Broken(what, group.err);
   // While the group shares anew, whatever is left out now is shared, too.
   if (std::string_view(group.state) != "Stable") return false;
-  std::set<uint32_t> owned;
+  const auto bytes = [](const void* data, int size) {
+    return std::string_view(static_cast<const char*>(data), static_cast<size_t>(size));
+  };
+  std::set<uint32_t> somebodys;
   for (int i = 0; i < group.member_cnt; ++i) {
     const rd_kafka_group_member_info& member = group.members[i];
-    AddAssigned(std::string_view(static_cast<const char*>(member.member_assignment),
-                                 static_cast<size_t>(member.member_assignment_size)),
-                names_.topic, &owned);
+    AddAssigned(bytes(member.member_assignment, member.member_assignment_size), names_.topic,
+                &somebodys);
+    AddOwned(bytes(member.member_metadata, member.member_metadata_size), names_.topic, &somebodys);
   }
-  return owned.size() < names_.partitions;
+  for (uint32_t i = 0; i < names_.partitions; ++i) {
+    if (!somebodys.contains(i)) return true;
+  }
+  return false;
 }
 
 void KafkaMembership::SendCommits() {
