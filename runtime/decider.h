@@ -59,7 +59,9 @@ class Decider : public Evolver {
   }
   // The decision on this input reads the shard's own log: what was decided before must be in it.
   virtual bool NeedsLog(const events::EventView&) const { return false; }
-  // Writes nothing. An error stops the shard. `log` is the shard's own.
+  // Writes nothing. `log` is the shard's own. Errors: kUnsupported (a type that it does not know): the input is passed
+  // over. kInvalid (the input is at fault): passed over when a stranger wrote it. Where one passes a stranger's over, it
+  // goes to the dead letters. Any other error, and kInvalid for what a shard wrote, stops the shard.
   virtual Status Decide(const State& state, const eventstore::Log& log,
                         const events::EventView& input, Decision* decision) = 0;
 };
@@ -68,7 +70,8 @@ class Decider : public Evolver {
 class Projection {
  public:
   virtual ~Projection() = default;
-  // `offset` is the event's in its topic. Errors stop the projection.
+  // `offset` is the event's in its topic. Errors as Decider::Decide's. What was staged before the error is forgotten, and
+  // Load called, but for kUnsupported of what a shard wrote.
   virtual Status Evolve(State* state, const events::EventView& event, uint64_t offset) = 0;
   // Called after each commit: what queries need of it at hand, given out with the commit's snapshot. May be null.
   virtual std::shared_ptr<const void> Summary() { return nullptr; }

@@ -1,6 +1,6 @@
 #include "runtime/decider_runner.h"
 
-#include <algorithm>
+#include <set>
 #include <utility>
 
 #include "core/log.h"
@@ -149,14 +149,14 @@ Status DeciderRunner::Run(std::stop_token stop) {
   bus::MessageBatch batch;
   bus::PollLimits limits;
   Decision decision;
-  // Offsets of what was broken off, first and behind, since the last commit.
-  std::vector<std::pair<uint64_t, uint64_t>> broken;
+  // Offsets since the last commit that are not to be decided, or sent to the dead letters, when they are read again.
+  std::set<uint64_t> passed;
   const auto commit = [&]() -> Status {
     shard_->SetInput(options_.topic, options_.partition, position_, &window_);
     // Events are synced before anybody sees them; a commit of positions alone need not be.
     LEAT_TRY(shard_->Commit(shard_->log()->StagedBytes() > 0));
     status_.Advance(position_.next);
-    broken.clear();
+    passed.clear();
     return {};
   };
   bool continues = false;
@@ -182,37 +182,52 @@ Status DeciderRunner::Run(std::stop_token stop) {
       }
       LEAT_ASSIGN(const Admission admission,
                   Admit(options_.topic, message, &position_, &window_));
+      const auto reject = [&](const std::string& problem) {
+        return Retry(stop, shard_->name(), [&] {
+          return SendToDeadLetters(input_, options_.topic, options_.partition, message, problem);
+        });
+      };
+      if (passed.contains(message.offset)) continue;
       if (admission.verdict == Verdict::kRejected) {
-        const auto reject = [&] {
-          return SendToDeadLetters(input_, options_.topic, options_.partition, message, admission.problem);
-        };
-        LEAT_TRY(Retry(stop, shard_->name(), reject));
+        LEAT_TRY(reject(admission.problem));
+        passed.insert(message.offset);
       }
       if (!admission.counts()) continue;
-      const bool lost = std::any_of(broken.begin(), broken.end(), [&](const auto& range) {
-        return message.offset >= range.first && message.offset < range.second;
-      });
-      if (lost) continue;
+      // From the last commit on all comes again, without what is passed over.
+      const auto pass = [&](uint64_t end) -> Status {
+        for (uint64_t offset = continues ? begun : message.offset; offset < end; ++offset) {
+          passed.insert(offset);
+        }
+        continues = false;
+        LEAT_TRY(shard_->Abandon());
+        LEAT_TRY(shard_->ReadInput(options_.topic, options_.partition, &position_, &window_));
+        subscription->Seek(position_.next);
+        batch.vacant_to = 0;
+        return {};
+      };
       if (continues && !decider_->Continued(previous.view(), message.event)) {
         core::LogWarning(shard_->name(), options_.topic + " breaks off at offset " +
                                              std::to_string(message.offset) + " what began at " +
                                              std::to_string(begun) + ": that is passed over");
-        broken.emplace_back(begun, message.offset);
-        continues = false;
-        LEAT_TRY(shard_->Abandon());
-        const uint32_t incarnation = position_.incarnation;
-        LEAT_ASSIGN(position_, shard_->Input(options_.topic, options_.partition));
-        position_.incarnation = incarnation;
-        window_ = {};
-        LEAT_TRY(shard_->ReadWindow(options_.topic, options_.partition, &window_));
-        subscription->Seek(position_.next);
-        batch.vacant_to = 0;  // as the messages behind this one, it comes again
+        LEAT_TRY(pass(message.offset));
         break;
       }
       decision.Clear();
-      LEAT_TRY(decider_->Decide(shard_->state(), *shard_->log(), message.event, &decision));
       const events::Cause cause{options_.topic, options_.partition, message.offset, 0, 0};
-      LEAT_TRY(StageDecision(shard_, decider_, decision, &cause));
+      auto status = decider_->Decide(shard_->state(), *shard_->log(), message.event, &decision);
+      if (IsToCome(admission, status)) continue;
+      const bool decided = status.has_value();
+      if (decided) status = StageDecision(shard_, decider_, decision, &cause);
+      if (IsAtFault(admission, status)) {
+        LEAT_TRY(reject(status.error().Text()));
+        if (!decided && !continues) {  // nothing is staged of it
+          passed.insert(message.offset);
+          continue;
+        }
+        LEAT_TRY(pass(message.offset + 1));
+        break;
+      }
+      LEAT_TRY(status);
       if (!continues) begun = message.offset;
       continues = begins;
       if (continues) previous = events::Event(message.event);

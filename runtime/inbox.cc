@@ -126,7 +126,9 @@ Result<Admission> Admit(std::string_view topic, const bus::Message& message,
       return pass();
     }
     ++position->next_position;
-    return Admission{};
+    Admission admission;
+    admission.vouched = event.source.starts_with(kSourcePrefix);  // a mounted log's
+    return admission;
   }
   ++position->next;
   if (epoch > position->epoch) {
@@ -143,7 +145,19 @@ Result<Admission> Admit(std::string_view topic, const bus::Message& message,
   }
   if (epoch < position->epoch || *event.position < position->next_position) return pass();
   ++position->next_position;
-  return Admission{};
+  Admission admission;
+  admission.vouched = true;
+  return admission;
+}
+
+bool IsAtFault(const Admission& admission, const Status& status) {
+  return !admission.vouched && !status &&
+         (status.error().error_class == ErrorClass::kInvalid ||
+          status.error().error_class == ErrorClass::kUnsupported);
+}
+
+bool IsToCome(const Admission& admission, const Status& status) {
+  return admission.vouched && !status && status.error().error_class == ErrorClass::kUnsupported;
 }
 
 Status PassVacant(std::string_view topic, const bus::Message& message, InputPosition* position) {

@@ -41,7 +41,8 @@ enum class Verdict : uint8_t {
 };
 struct Admission {
   Verdict verdict = Verdict::kCounts;
-  std::string problem;  // of what was rejected
+  std::string problem;   // of what was rejected
+  bool vouched = false;  // a shard wrote it: it is no stranger's
   bool counts() const { return verdict == Verdict::kCounts; }
 };
 
@@ -58,6 +59,11 @@ struct Admission {
 // are not vacant.
 Result<Admission> Admit(std::string_view topic, const bus::Message& message,
                         InputPosition* position, Window* window);
+
+// Whether what came of an admitted event says that it is a stranger's and at fault, or of no known type: for the dead letters.
+bool IsAtFault(const Admission& admission, const Status& status);
+// Whether it says that a shard wrote it and its type is not known: it is passed over.
+bool IsToCome(const Admission& admission, const Status& status);
 
 // Moves `position` up to the message, before which nothing but vacant offsets may be. Errors: kCorrupt for a gap of others.
 Status PassVacant(std::string_view topic, const bus::Message& message, InputPosition* position);

@@ -1,5 +1,7 @@
 #include "runtime/projection_runner.h"
 
+#include <set>
+
 #include "core/log.h"
 #include "runtime/inbox.h"
 #include "runtime/retry.h"
@@ -77,6 +79,12 @@ Status ProjectionRunner::Run(std::stop_token stop) {
   std::stop_callback wake(stop, [&] { subscription->Wake(); });
   bus::MessageBatch batch;
   bus::PollLimits limits;
+  // Offsets since the last commit that are not to be applied, or sent to the dead letters, when they are read again.
+  std::set<uint64_t> passed;
+  const auto commit = [&] {
+    passed.clear();
+    return Commit();
+  };
   while (!stop.stop_requested() && position_.next < options_.stop_at) {
     // What is staged is committed when the input pauses, or when it is enough: never wait with it.
     const bool staged = status_.applied() < position_.next;
@@ -89,21 +97,37 @@ Status ProjectionRunner::Run(std::stop_token stop) {
       }
       LEAT_ASSIGN(const Admission admission,
                   Admit(options_.topic, message, &position_, &window_));
+      const auto reject = [&](const std::string& problem) {
+        return Retry(stop, shard_->name(), [&] {
+          return SendToDeadLetters(input_, options_.topic, options_.partition, message, problem);
+        });
+      };
+      if (passed.contains(message.offset)) continue;
       if (admission.verdict == Verdict::kRejected) {
-        const auto reject = [&] {
-          return SendToDeadLetters(input_, options_.topic, options_.partition, message, admission.problem);
-        };
-        LEAT_TRY(Retry(stop, shard_->name(), reject));
+        LEAT_TRY(reject(admission.problem));
+        passed.insert(message.offset);
       }
       if (!admission.counts()) continue;
-      LEAT_TRY(projection_->Evolve(&shard_->state(), message.event, message.offset));
-      if (shard_->StagedBytes() >= options_.commit_bytes) LEAT_TRY(Commit());
+      const auto status = projection_->Evolve(&shard_->state(), message.event, message.offset);
+      if (IsAtFault(admission, status)) {
+        LEAT_TRY(reject(status.error().Text()));
+        // Part of it may be staged: from the last commit on all comes again, without it.
+        passed.insert(message.offset);
+        LEAT_TRY(shard_->Abandon());
+        LEAT_TRY(shard_->ReadInput(options_.topic, options_.partition, &position_, &window_));
+        LEAT_TRY(projection_->Load(shard_->state()));
+        subscription->Seek(position_.next);
+        batch.vacant_to = 0;
+        break;
+      }
+      if (!IsToCome(admission, status)) LEAT_TRY(status);
+      if (shard_->StagedBytes() >= options_.commit_bytes) LEAT_TRY(commit());
     }
     if (position_.next < options_.stop_at) PassVacant(batch, &position_);
     const bool more = batch.messages.size() == limits.messages_max;
-    if (!more && status_.applied() < position_.next) LEAT_TRY(Commit());
+    if (!more && status_.applied() < position_.next) LEAT_TRY(commit());
   }
-  if (status_.applied() < position_.next) LEAT_TRY(Commit());
+  if (status_.applied() < position_.next) LEAT_TRY(commit());
   return {};
 }
 

@@ -104,6 +104,15 @@ Status Shard::ReadWindow(std::string_view topic, uint32_t partition, Window* win
   return {};
 }
 
+Status Shard::ReadInput(std::string_view topic, uint32_t partition, InputPosition* position,
+                        Window* window) const {
+  const uint32_t incarnation = position->incarnation;
+  LEAT_ASSIGN(*position, Input(topic, partition));
+  position->incarnation = incarnation;
+  *window = {};
+  return ReadWindow(topic, partition, window);
+}
+
 void Shard::ForgetInput(std::string_view topic, uint32_t partition) {
   state_->batch_.Delete(Family::kMeta, InputKey(topic, partition));
   state_->batch_.Delete(Family::kKeys, WindowKey(topic, partition));

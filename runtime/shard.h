@@ -48,6 +48,9 @@ class Shard {
   Result<InputPosition> Input(std::string_view topic, uint32_t partition) const;
   // Of the foreign events before that position. Errors: kCorrupt.
   Status ReadWindow(std::string_view topic, uint32_t partition, Window* window) const;
+  // Both, as they were committed last; the position's incarnation stays as it is.
+  Status ReadInput(std::string_view topic, uint32_t partition, InputPosition* position,
+                   Window* window) const;
   // Becomes part of the commit being made, with what the window has gained since the last time. When a commit fails, the
   // window has to be read anew.
   void SetInput(std::string_view topic, uint32_t partition, const InputPosition& position,

@@ -4,6 +4,28 @@
 
 namespace leat::bus::kafka {
 
+void Destroy::operator()(rd_kafka_AdminOptions_t* options) const {
+  rd_kafka_AdminOptions_destroy(options);
+}
+void Destroy::operator()(rd_kafka_ConfigResource_t* resource) const {
+  rd_kafka_ConfigResource_destroy(resource);
+}
+void Destroy::operator()(rd_kafka_NewTopic_t* topic) const { rd_kafka_NewTopic_destroy(topic); }
+void Destroy::operator()(rd_kafka_conf_t* conf) const { rd_kafka_conf_destroy(conf); }
+void Destroy::operator()(const rd_kafka_group_list* groups) const {
+  rd_kafka_group_list_destroy(groups);
+}
+void Destroy::operator()(const rd_kafka_metadata_t* metadata) const {
+  rd_kafka_metadata_destroy(metadata);
+}
+void Destroy::operator()(rd_kafka_event_t* event) const { rd_kafka_event_destroy(event); }
+void Destroy::operator()(rd_kafka_queue_t* queue) const { rd_kafka_queue_destroy(queue); }
+void Destroy::operator()(rd_kafka_t* handle) const { rd_kafka_destroy(handle); }
+void Destroy::operator()(rd_kafka_topic_partition_list_t* list) const {
+  rd_kafka_topic_partition_list_destroy(list);
+}
+void Destroy::operator()(rd_kafka_topic_t* topic) const { rd_kafka_topic_destroy(topic); }
+
 ErrorClass ClassOf(int error) {
   switch (error) {
     case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:

@@ -1,5 +1,7 @@
 #include "bus/kafka/kafka_membership.h"
 
+#include <librdkafka/rdkafka.h>
+
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -7,7 +9,6 @@
 #include <thread>
 
 #include "bus/group.h"
-#include "bus/kafka/kafka_owned.h"
 #include "core/bytes.h"
 #include "core/log.h"
 

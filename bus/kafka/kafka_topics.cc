@@ -1,9 +1,10 @@
 #include "bus/kafka/kafka_topics.h"
 
+#include <librdkafka/rdkafka.h>
+
 #include <map>
 
 #include "bus/kafka/kafka_handle.h"
-#include "bus/kafka/kafka_owned.h"
 #include "core/log.h"
 
 namespace leat::bus::kafka {

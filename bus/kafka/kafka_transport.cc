@@ -1,5 +1,7 @@
 #include "bus/kafka/kafka_transport.h"
 
+#include <librdkafka/rdkafka.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -11,7 +13,6 @@
 #include "bus/group.h"
 #include "bus/kafka/kafka_handle.h"
 #include "bus/kafka/kafka_membership.h"
-#include "bus/kafka/kafka_owned.h"
 #include "bus/kafka/kafka_topics.h"
 #include "bus/partitioner.h"
 #include "core/log.h"

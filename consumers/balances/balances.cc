@@ -8,7 +8,7 @@ namespace {
 template <typename Message>
 Status Parse(const events::EventView& event, Message* message) {
   if (message->ParseFromArray(event.data.data(), static_cast<int>(event.data.size()))) return {};
-  return Fail(ErrorClass::kCorrupt, "a " + std::string(event.type) + " event cannot be read");
+  return Invalid("the data of a " + std::string(event.type) + " event cannot be read");
 }
 
 // The closed block of a number that is canonical now; reads what was staged, too.
@@ -64,6 +64,7 @@ Balances::Chains::iterator Balances::FindChain(runtime::State* state, std::strin
 }
 
 Status Balances::Evolve(runtime::State* state, const events::EventView& event, uint64_t offset) {
+  bool known = true;
   if (event.type == events::kEntriesPosted) {
     LEAT_TRY(Post(state, event, offset));
   } else if (event.type == events::kBlockClosed) {
@@ -74,22 +75,25 @@ Status Balances::Evolve(runtime::State* state, const events::EventView& event, u
     ledger::v1::InconsistencyFound found;
     LEAT_TRY(Parse(event, &found));
     if (found.address().size() != Address::kSize) {
-      return Fail(ErrorClass::kCorrupt, "an inconsistency_found event names no address");
+      return Invalid("an inconsistency_found event names no address");
     }
     const std::string key =
         AccountRowKey(FindChain(state, found.chain())->second.row.number,
                       AccountKey::Mirrored(Address::From(found.address())));
     AccountRow account;
-    LEAT_ASSIGN(const bool known, state->Get(key, &value_));
-    if (known) LEAT_TRY(Unpack(value_, &account));
+    LEAT_ASSIGN(const bool found_row, state->Get(key, &value_));
+    if (found_row) LEAT_TRY(Unpack(value_, &account));
     if (account.inconsistent_at == 0) account.inconsistent_at = offset + 1;
     state->Put(key, Pack(account));
+  } else {
+    known = false;
   }
   if (event.cause && event.cause->n == event.cause->m) {
     const events::Cause& cause = *event.cause;
     state->PutUncached(CauseKey(cause.topic, cause.partition, cause.offset), PackNumber(offset));
   }
-  return {};
+  if (known) return {};
+  return Fail(ErrorClass::kUnsupported, "balances do not know type " + std::string(event.type));
 }
 
 Status Balances::Post(runtime::State* state, const events::EventView& event, uint64_t position) {
@@ -101,6 +105,10 @@ Status Balances::Post(runtime::State* state, const events::EventView& event, uin
   AccountRow account;
   for (int i = 0; i < posting_.legs_size(); ++i) {
     const ledger::v1::Leg& leg = posting_.legs(i);
+    if (leg.account_class() != ledger::v1::ACCOUNT_CLASS_SYSTEM &&
+        leg.address().size() != Address::kSize) {
+      return Invalid("a leg has an address of " + std::to_string(leg.address().size()) + " bytes");
+    }
     const AccountKey account_key = AccountKey::Of(leg);
     const std::string row_key = AccountRowKey(number, account_key);
     LEAT_ASSIGN(entry.amount, Amount::FromBytes(leg.magnitude(), leg.negative()));
@@ -125,6 +133,10 @@ Status Balances::Post(runtime::State* state, const events::EventView& event, uin
 Status Balances::Close(runtime::State* state, const events::EventView& event, uint64_t position) {
   auto block = std::make_shared<BlockRow>();
   LEAT_TRY(Parse(event, &block->closed));
+  if (block->closed.block_hash().size() != Hash::kSize) {
+    return Invalid("a block_closed event has a hash of " +
+                   std::to_string(block->closed.block_hash().size()) + " bytes");
+  }
   auto& [name, chain] = *FindChain(state, block->closed.chain());
   const uint64_t number = block->closed.block_number();
   if (chain.row.head_closed_at == 0 && !chain.row.has_head) chain.row.first_number = number;
@@ -147,7 +159,7 @@ Status Balances::Reopen(runtime::State* state, const events::EventView& event,
   LEAT_TRY(Parse(event, &reopened));
   auto& [name, chain] = *FindChain(state, reopened.chain());
   if (!chain.row.has_head || chain.row.head_number != reopened.block_number()) {
-    return Fail(ErrorClass::kCorrupt, "a block is reopened that is not the head");
+    return Invalid("a block is reopened that is not the head");
   }
   BlockRow block = *chain.head;
   block.reopened_at = position + 1;

@@ -117,9 +117,10 @@ std::string Pack(const Block& block) {
 }
 
 template <typename Message>
-Status Parse(const events::EventView& event, Message* message) {
+Status Parse(const events::EventView& event, Message* message,
+             ErrorClass otherwise = ErrorClass::kCorrupt) {
   if (message->ParseFromArray(event.data.data(), static_cast<int>(event.data.size()))) return {};
-  return Fail(ErrorClass::kCorrupt, "a " + std::string(event.type) + " event cannot be read");
+  return Fail(otherwise, "the data of a " + std::string(event.type) + " event cannot be read");
 }
 
 Result<Amount> GetBalance(const runtime::State& state, std::string_view chain,
@@ -176,10 +177,25 @@ class Overdrafts {
   std::vector<Address> touched_;
 };
 
+// What postings do not look at, and rows have of a fixed size.
+Status Check(const BlockObserved& block) {
+  if (block.chain().empty()) return Invalid("a block_observed event names no chain");
+  const auto& header = block.header();
+  for (const auto& [name, hash] : {std::pair("hash", &header.hash()), std::pair("parent_hash", &header.parent_hash())}) {
+    if (hash->size() != Hash::kSize) {
+      return Invalid("header." + std::string(name) + " of block " + std::to_string(header.number()) + " has " +
+                         std::to_string(hash->size()) + " bytes",
+                     std::to_string(Hash::kSize) + " bytes");
+    }
+  }
+  return {};
+}
+
 Status DecideBlock(const runtime::State& state, const events::EventView& input,
                    runtime::Decision* decision) {
   BlockObserved block;
-  LEAT_TRY(Parse(input, &block));
+  LEAT_TRY(Parse(input, &block, ErrorClass::kInvalid));
+  LEAT_TRY(Check(block));
   const auto& header = block.header();
   LEAT_ASSIGN(const Chain chain, GetChain(state, block.chain()));
   const std::string stream = LedgerStream(block.chain());
@@ -238,12 +254,11 @@ Status DecideBlock(const runtime::State& state, const events::EventView& input,
 Status DecideReversal(const runtime::State& state, const eventstore::Log& log,
                       const events::EventView& input, runtime::Decision* decision) {
   chain::v1::BlockReverted reverted;
-  LEAT_TRY(Parse(input, &reverted));
+  LEAT_TRY(Parse(input, &reverted, ErrorClass::kInvalid));
   LEAT_ASSIGN(const Chain chain, GetChain(state, reverted.chain()));
   if (!chain.has_head || chain.head_hash.View() != reverted.hash()) {
-    return Fail(ErrorClass::kCorrupt,
-                "chain " + reverted.chain() + ": block " + std::to_string(reverted.number()) +
-                    " is reverted, and it is not the head");
+    return Invalid("chain " + reverted.chain() + ": block " + std::to_string(reverted.number()) +
+                   " is reverted, and it is not the head");
   }
   LEAT_ASSIGN(const auto block, GetBlock(state, reverted.chain(), reverted.number()));
   if (!block) return Fail(ErrorClass::kCorrupt, "the head's row is not there");
@@ -322,7 +337,8 @@ Status EvolvePosting(runtime::State* state, const events::EventView& event, uint
 
 Status DecideOpening(const events::EventView& input, runtime::Decision* decision) {
   chain::v1::OpeningObserved opening;
-  LEAT_TRY(Parse(input, &opening));
+  LEAT_TRY(Parse(input, &opening, ErrorClass::kInvalid));
+  if (opening.chain().empty()) return Invalid("an opening_observed event names no chain");
   LEAT_ASSIGN(const auto postings, PostingsOf(opening));
   for (const EntriesPosted& posting : postings) {
     decision->Add(LedgerStream(opening.chain()), events::kEntriesPosted, input.time_us,
@@ -365,7 +381,8 @@ Status Ledger::Decide(const runtime::State& state, const eventstore::Log& log,
   if (input.type == events::kBlockObserved) return DecideBlock(state, input, decision);
   if (input.type == events::kBlockReverted) return DecideReversal(state, log, input, decision);
   if (input.type == events::kOpeningObserved) return DecideOpening(input, decision);
-  return {};  // sidelined blocks, and types to come
+  if (input.type == events::kBlockSidelined) return {};
+  return Fail(ErrorClass::kUnsupported, "the ledger does not know type " + std::string(input.type));
 }
 
 Status Ledger::Evolve(runtime::State* state, const events::EventView& event, uint64_t position) {

@@ -1,4 +1,5 @@
-// A toy service: a counter per key. An input "key+n" leads to n events, each of which counts one up; "key!" is an error.
+// A toy service: a counter per key. An input "key+n" leads to n events, each of which counts one up; "at
+// fault" and "unheard of" are the input's errors, and anything else is the decider's.
 #pragma once
 
 #include <atomic>
@@ -8,6 +9,7 @@
 
 #include "runtime/decider.h"
 #include "runtime/inbox.h"
+#include "runtime/v1/runtime.pb.h"
 #include "tests/support/test_support.h"
 
 namespace leat::test {
@@ -46,9 +48,12 @@ class Counter final : public runtime::Decider {
     ++decided;
     if (input.subject == "needs log") log_size_seen = log.size();
     const size_t plus = input.data.find('+');
+    if (input.data == "at fault") return Invalid("it is at fault");
+    if (input.data == "unheard of") return Fail(ErrorClass::kUnsupported, "it is unheard of");
     if (plus == std::string_view::npos) return Fail(ErrorClass::kInternal, "cannot decide");
     const std::string key(input.data.substr(0, plus));
     const int n = std::stoi(std::string(input.data.substr(plus + 1)));
+    if (n < 0) return Invalid("less than nothing is asked for");
     uint64_t count;
     if (auto read = Read(state, key); read) {
       count = *read;
@@ -91,11 +96,14 @@ class Counter final : public runtime::Decider {
 class CounterProjection final : public runtime::Projection {
  public:
   Status Evolve(runtime::State* state, const events::EventView& event, uint64_t offset) override {
+    if (event.data == "at fault") return Invalid("it is at fault");
+    if (event.data == "unheard of") return Fail(ErrorClass::kUnsupported, "it is unheard of");
     if (event.data == "!") return Fail(ErrorClass::kInternal, "cannot apply");
     const size_t is = event.data.find('=');
     const std::string key(event.data.substr(0, is));
     LEAT_ASSIGN(const uint64_t count, Counter::Read(*state, key));
     state->Put("c/" + key, std::to_string(count + 1));
+    if (key == "half") return Invalid("half of it is staged");
     state->PutUncached("at/" + std::to_string(offset), event.data);
     ++total_;
     return {};
@@ -123,6 +131,24 @@ inline std::map<std::string, std::string> Rows(const eventstore::Database& datab
   const auto rows = database.NewIterator(eventstore::Family::kRows);
   for (rows->SeekToFirst(); rows->Valid(); rows->Next()) {
     out.emplace(rows->key(), rows->value());
+  }
+  return out;
+}
+
+// The original bytes of a topic's dead letters, in order.
+inline std::vector<std::string> DeadLetters(bus::Subscriber& transport, const std::string& topic) {
+  const std::string dead = topic + std::string(runtime::kDeadLettersSuffix);
+  const uint64_t end = Must(transport.End(dead, 0)).offset;
+  const auto subscription = Must(transport.Subscribe(dead, 0, 0));
+  std::vector<std::string> out;
+  bus::MessageBatch batch;
+  while (out.size() < end) {
+    Must(subscription->Poll({}, &batch));
+    for (const auto& message : batch.messages) {
+      runtime::v1::DeadLettered letter;
+      if (!letter.ParseFromString(std::string(message.event.data))) return {};
+      out.push_back(letter.data());
+    }
   }
   return out;
 }

@@ -179,6 +179,44 @@ TEST_CASE("an input whose decision is an error stops the runner before it") {
   CHECK(ReadLog(*shard->log()) == expected.events);
 }
 
+TEST_CASE("what a stranger's input is at fault for is one dead letter, and the partition goes on") {
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("asked", 1));
+  Expected expected;
+  const auto strange = [&](const std::string& data) {
+    Must(transport->Publish("asked", {test::CountedInput(data)}));
+    ++expected.inputs;
+  };
+  std::vector<std::string> letters;
+  Publish(*transport, &expected, "a", 2);
+  strange("at fault");
+  Publish(*transport, &expected, "a", 1);
+  strange("unheard of");
+  letters = {"at fault", "unheard of"};
+  SUBCASE("in the middle of what belongs together") {
+    Must(transport->Publish("asked", {CountInput("b", 1, true)}));
+    ++expected.inputs;
+    strange("b+-1");
+    letters.push_back("b+-1");
+  }
+  SUBCASE("alone") {}
+  Publish(*transport, &expected, "b", 3);
+  const auto shard = OpenShard(temp.Sub("shard"));
+  Counter counter;
+  RunnerOptions options = Input();
+  SUBCASE("many in a commit") {}
+  SUBCASE("one in a commit") { options.commit_bytes = 1; }
+  {
+    DeciderRunner runner(shard.get(), &counter, transport.get(), options);
+    Must(runner.Start());
+    REQUIRE(runner.status().WaitApplied(expected.inputs, kPatience));
+  }
+  CHECK(ReadLog(*shard->log()) == expected.events);
+  CHECK(test::Rows(shard->database()) == expected.rows);
+  CHECK(test::DeadLetters(*transport, "asked") == letters);
+}
+
 TEST_CASE("of a decision that cannot be evolved nothing is ever committed") {
   const TempFolder temp;
   const auto shard = OpenShard(temp.Sub("shard"));

@@ -253,6 +253,28 @@ TEST_CASE("a gap in the input stops a projection, and so does an error of its ow
   CHECK(value == "5");
 }
 
+TEST_CASE("what a stranger's event is at fault for is one dead letter, and the projection goes on") {
+  World world;
+  for (const char* const data : {"a=1", "half=1", "at fault", "a=1", "unheard of", "half=2", "a=1"}) {
+    Publish(*world.transport, data);
+  }
+  const auto shard = OpenShard(world.temp.Sub("shard"));
+  CounterProjection projection;
+  RunnerOptions options = Input();
+  SUBCASE("many in a commit") {}
+  SUBCASE("one in a commit") { options.commit_bytes = 1; }
+  ProjectionRunner runner(shard.get(), &projection, world.transport.get(), options);
+  Must(runner.Start());
+  REQUIRE(runner.status().WaitApplied(7, kPatience));
+  std::string value;
+  REQUIRE(Must(runner.view()->Get("c/a", &value)));
+  CHECK(value == "3");
+  CHECK_FALSE(Must(runner.view()->Get("c/half", &value)));
+  CHECK(*std::static_pointer_cast<const uint64_t>(runner.view()->summary) == 3);
+  CHECK(test::DeadLetters(*world.transport, "counted") ==
+        std::vector<std::string>{"half=1", "at fault", "unheard of", "half=2"});
+}
+
 // The last offset is the transport's own, and so is all from `first` on when a message comes after it.
 class Ending final : public test::ForwardingTransport {
  public:
