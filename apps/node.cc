@@ -73,9 +73,10 @@ Result<bus::KafkaOptions> KafkaOptionsOf(const std::map<std::string, std::string
     } else if (name == kReplication || name == kRetention) {
       const bool for_ever = name == kRetention && value == "-1";
       auto number = core::ParseUint64(value);
-      if (!for_ever && (!number || *number == 0 || *number > INT32_MAX)) {
+      const uint64_t most = name == kRetention ? INT64_MAX : INT16_MAX;  // as Kafka has them
+      if (!for_ever && (!number || *number == 0 || *number > most)) {
         return Invalid(name + ": \"" + value.substr(0, 32) + "\" is out of range",
-                       "write a number");
+                       "write a number from 1 to " + std::to_string(most));
       }
       if (name == kReplication) options.replication = static_cast<int>(*number);
       if (name == kRetention && !for_ever) options.retention_ms = static_cast<int64_t>(*number);

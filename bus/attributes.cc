@@ -58,41 +58,52 @@ Status TakeAttribute(std::string_view name, std::string_view text, events::Event
     return Invalid(std::string(name) + ": \"" + std::string(text.substr(0, 64)) + "\" is wrong",
                    std::move(remedy));
   };
+  const auto twice = [&]() -> Status {
+    return Invalid(std::string(name) + ": is there twice", "send one of each");
+  };
+  std::string_view* plain = nullptr;
   if (name == "type") {
-    event->type = text;
+    plain = &event->type;
   } else if (name == "id") {
-    event->id = text;
+    plain = &event->id;
   } else if (name == "source") {
-    event->source = text;
+    plain = &event->source;
+  } else if (name == "subject") {
+    plain = &event->subject;
+  } else if (name == "dataschema") {
+    plain = &event->dataschema;
+  } else if (name == "partitionkey") {
+    plain = &event->partitionkey;
+  } else if (name == "correlationid") {
+    plain = &event->correlationid;
+  } else if (name == "causationid") {
+    plain = &event->causationid;
+  } else if (name == "traceparent") {
+    plain = &event->traceparent;
+  }
+  if (plain != nullptr) {
+    if (!plain->empty()) return twice();
+    *plain = text;
   } else if (name == "time") {
     auto time = core::ParseTime(text);
     if (!time) return wrong("write RFC 3339");
+    if (event->time_us != 0) return twice();
     event->time_us = *time;
-  } else if (name == "subject") {
-    event->subject = text;
-  } else if (name == "dataschema") {
-    event->dataschema = text;
-  } else if (name == "partitionkey") {
-    event->partitionkey = text;
-  } else if (name == "streamversion") {
-    uint64_t version = 0;
-    if (!Number(text, &version)) return wrong("write a decimal number");
-    event->streamversion = version;
-  } else if (name == "position") {
-    uint64_t position = 0;
-    if (!Number(text, &position)) return wrong("write a decimal number");
-    event->position = position;
-  } else if (name == "correlationid") {
-    event->correlationid = text;
-  } else if (name == "causationid") {
-    event->causationid = text;
-  } else if (name == "traceparent") {
-    event->traceparent = text;
+  } else if (name == "streamversion" || name == "position") {
+    auto& field = name == "position" ? event->position : event->streamversion;
+    uint64_t value = 0;
+    if (!Number(text, &value)) return wrong("write a decimal number");
+    if (field) return twice();
+    field = value;
   } else if (name == "cause") {
     events::Cause cause;
     if (!ParseCause(text, &cause)) return wrong("write <topic>/<partition>@<offset>#<n>/<m>");
+    if (event->cause) return twice();
     event->cause = cause;
   } else {
+    for (const auto& [other, value] : event->extensions) {
+      if (other == name) return twice();
+    }
     if (event->extensions.size() >= events::kExtensionsMax) {
       return Invalid("extensions: there are more than " + std::to_string(events::kExtensionsMax));
     }

@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::string_view kSourcePrefix = "leat/";
 constexpr uint64_t kEpochMax = uint64_t{1} << 62;  // far above what owners come to
-constexpr size_t kLetterBytesMax = 8u << 20;
+constexpr size_t kLetterBytesMax = 15u << 20;  // of an event's 16 MiB, with what stands beside them
 
 // As a Protobuf string takes it, whatever the bytes are.
 std::string Printable(std::string_view text) {

@@ -214,6 +214,9 @@ Status ReadEvent(const rd_kafka_message_t& message, events::EventView* event,
       std::string_view name(raw_name);
       const std::string_view text(static_cast<const char*>(value), size);
       if (name == kContentTypeHeader) {
+        if (!event->datacontenttype.empty()) {
+          return Invalid("content-type: is there twice", "send one of each");
+        }
         event->datacontenttype = text;
         continue;
       }
@@ -532,6 +535,7 @@ Status KafkaSubscription::OnError(rd_kafka_resp_err_t error, std::string_view te
 }
 
 Status KafkaSubscription::Fetch(const PollLimits& limits) {
+  rd_kafka_poll(consumer_, 0);  // its errors and statistics
   std::shared_ptr<Fetched> fetched;
   if (ahead_ != nullptr) {
     fetched = ahead_->Take(limits.timeout);
@@ -1057,6 +1061,7 @@ Result<std::unique_ptr<Subscription>> KafkaTransport::Subscribe(std::string_view
 
 Result<PartitionEnd> KafkaTransport::End(std::string_view topic, uint32_t partition) {
   LEAT_TRY(impl_->CheckPartition(topic, partition));
+  rd_kafka_poll(impl_->control.get(), 0);  // its errors and statistics
   int64_t low = 0, high = 0;
   rd_kafka_resp_err_t asked;
   // A leader that is new, or comes back, takes a moment until it answers.

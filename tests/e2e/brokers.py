@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -177,7 +178,8 @@ class PlainKafka:
         return [(dict(zip(*[iter(m.get("headers") or [])] * 2)), m["payload"]) for m in messages]
 
     def write(self, leat, topic, headers, payload):
-        flags = [flag for name, value in headers.items() for flag in ("-H", f"{name}={value}")]
+        pairs = headers.items() if isinstance(headers, dict) else headers
+        flags = [flag for name, value in pairs for flag in ("-H", f"{name}={value}")]
         with tempfile.NamedTemporaryFile() as file:
             file.write(payload)
             file.flush()
@@ -333,6 +335,65 @@ def strangers(world, expected):
         require(all(event["data"]["problem"] for event in dead), "each says why", dead)
 
 
+def encoded(message, text):
+    """Protobuf of its text format, by the .proto alone."""
+    return subprocess.run(["protoc", "-I", os.path.join(ROOT, "events", "proto"), f"--encode={message}", "chain/v1/chain.proto"],
+                          input=text.encode(), check=True, stdout=subprocess.PIPE).stdout
+
+
+def facts_of_strangers(world):
+    """Nobody of ours ingests: all facts are strangers', with much among them that is none. What is one is decided on, once, and
+    every other message is one dead letter with its bytes."""
+    client = {"kafka": PlainKafka, "rabbitmq": PlainAmqp}[world.broker.name](world)
+    leat = world.on_broker()
+    address = "0x" + "77" * 20
+
+    def octets(value, count):
+        return f"\\x{value:02x}" * count  # as the text format has them
+
+    def headers(number, kind="block_observed", **more):
+        return client.names({"specversion": "1.0", "type": f"chain.{kind}.v1", "source": "//stranger", "id": str(number),
+                             "time": "2020-01-01T00:00:00Z", "datacontenttype": "application/protobuf", **more})
+
+    def block(number, gwei, hash_bytes=32):
+        return encoded("leat.chain.v1.BlockObserved",
+                       f'chain: "eip155:99" part: 1 parts: 1 header {{ number: {number} hash: "{octets(number, hash_bytes)}" '
+                       f'parent_hash: "{octets(number - 1, 32)}" timestamp_s: 1500000000 }} '
+                       f'withdrawals {{ address: "{octets(0x77, 20)}" amount_gwei: {gwei} }}')
+
+    letters = [(headers(10), b"\xff\xff\xff"),
+               (headers(11), b"\x0a\x80\x80\x80\x32x"),  # a field that claims 100 MiB
+               (headers(12, "no_such_type"), b"unheard of"),
+               (headers(13), block(1, 7, hash_bytes=5)),
+               (headers(14, "block_reverted"), encoded("leat.chain.v1.BlockReverted", 'chain: "eip155:99" number: 1'))]
+    if world.broker.name == "kafka":
+        twice = list(headers(15).items())
+        letters.append((twice + [("ce_id", "16")], b"two ids"))
+    if world.broker.name == "kafka":
+        leat.settings += ["--set", "kafka.statistics.interval.ms=200"]
+    with leat.serving("--role", "ledger,balances,gateway") as server:
+        client.write(leat, "chain.blocks", headers(1), block(1, 3))
+        for wrong, body in letters:
+            client.write(leat, "chain.blocks", wrong, body)
+        client.write(leat, "chain.blocks", headers(1), block(1, 3))  # a repetition
+        client.write(leat, "chain.blocks", headers(2), block(2, 4))
+        deadline = time.monotonic() + RECOVERY_S
+        balance = None
+        while balance != "0.000000007":  # of 3 and 4 gwei
+            require(time.monotonic() < deadline, f"the balance is {balance}: {server.stderr()[-1500:]}")
+            time.sleep(0.2)
+            answer = leat.run("query", "balance", address, "--chain", "eip155:99", "--json")
+            balance = json.loads(answer.out)["balance"] if answer.code == 0 else answer.err
+        if world.broker.name == "kafka":
+            names = set(re.findall(r'statistics: .*?"name": *"leat#([a-z]+)-[0-9]+"', server.stderr()))
+            numbers = set(re.findall(r'statistics: .*?"name": *"leat#consumer-([0-9]+)"', server.stderr()))
+            # Consumers: one that asks, two in groups, and one or more that read.
+            require(names == {"producer", "consumer"} and len(numbers) >= 4, "whose statistics are logged:", names, numbers)
+    dead = leat.lines("replay", "--topic", "chain.blocks.dead")
+    equal([base64.b64decode(event["data"]["data"]) for event in dead], [body for _, body in letters], "dead letters")
+    require(all(event["data"]["problem"] for event in dead), "each says why", dead)
+
+
 def refused(world):
     """A broker that is not there, and settings that are wrong."""
     leat = Leat(world.arguments.leat, os.path.join(world.folder, "refused"))
@@ -372,6 +433,7 @@ def main():
         undisturbed(world, expected)
         print("  balances and log as embedded, also after all shards were rebuilt from their topics", flush=True)
         strangers(world, expected)
+        facts_of_strangers(world)
         print("  clients that are not ours read and write; what is no event is kept as a dead letter", flush=True)
         killed(world, expected, arguments.rounds)
     except Failed as error:

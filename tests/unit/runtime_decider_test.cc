@@ -179,6 +179,23 @@ TEST_CASE("an input whose decision is an error stops the runner before it") {
   CHECK(ReadLog(*shard->log()) == expected.events);
 }
 
+TEST_CASE("a dead letter has what fits of the original bytes, and says how many there were") {
+  const TempFolder temp;
+  auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
+  const std::string large(events::kDataBytesMax, 'x');
+  bus::Message message;
+  message.event.data = large;
+  Must(SendToDeadLetters(transport.get(), "asked", 0, message, "it is too much"));
+  const auto subscription = Must(transport->Subscribe("asked.dead", 0, 0));
+  bus::MessageBatch batch;
+  while (batch.messages.empty()) Must(subscription->Poll({}, &batch));
+  v1::DeadLettered letter;
+  REQUIRE(letter.ParseFromString(std::string(batch.messages[0].event.data)));
+  CHECK(letter.data() == large.substr(0, 15u << 20));
+  CHECK(letter.data_bytes() == large.size());
+  CHECK(letter.problem() == "it is too much");
+}
+
 TEST_CASE("what a stranger's input is at fault for is one dead letter, and the partition goes on") {
   const TempFolder temp;
   auto transport = Must(EmbeddedTransport::Open(temp.Sub("bus")));
