@@ -41,6 +41,7 @@ struct RequestOptions {
 struct ReplayOptions {
   std::string topic;
   std::string from;
+  std::string since;
   std::string to;
   std::string type;
   std::string stream;
@@ -159,6 +160,7 @@ Status Replay(const Context& context, const ReplayOptions& options) {
   };
   add("topic", options.topic);
   add("from", options.from);
+  add("since", options.since);
   add("to", options.to);
   add("type", options.type);
   add("stream", options.stream);
@@ -261,7 +263,12 @@ void AddReplay(CLI::App* app, Context* context) {
   auto* command = app->add_subcommand("replay", "Read the log: one CloudEvent in JSON a line");
   auto options = std::make_shared<ReplayOptions>();
   command->add_option("--topic", options->topic, "One topic; all of them by default");
-  command->add_option("--from", options->from, "Position to begin with")->check(CheckPosition);
+  auto* from = command->add_option("--from", options->from, "Position to begin with");
+  from->check(CheckPosition);
+  command
+      ->add_option("--since", options->since,
+                   "Begin with what came to its topic at this time: RFC 3339 or seconds since 1970")
+      ->excludes(from);
   command->add_option("--to", options->to, "Position to end with")->check(CheckPosition);
   command->add_option("--type", options->type, "Only this type; 'ledger.*' for all that begin so");
   command->add_option("--stream", options->stream,

@@ -17,14 +17,13 @@
 
 namespace leat::bus {
 
-// What a transport can do; the conformance suite checks that the rest is refused with kUnsupported.
+// What a transport can do, and in what they differ. What one cannot do it refuses with kUnsupported.
 struct Features {
   std::string_view name;
-  bool durable = true;           // acknowledged means on the disk
   bool seek = true;              // a subscription may start at any offset
-  bool publish_from_many = true; // several processes at once
+  bool seek_by_time = true;      // OffsetAt
+  bool publish_from_many = true; // several processes at once; else opening it in a second one is refused (kUnavailable)
   bool end_at_once = true;       // what End tells can be polled without waiting
-  bool seek_by_time = false;     // none has it: a subscription starts at an offset
   bool groups_share = true;      // the members of a group share partitions; else the first holds all
   bool groups_remember = false;  // a member that comes back soon has the partitions that it had
   bool groups_show_lag = false;  // the transport's own tools show what Membership::Commit told
@@ -104,6 +103,9 @@ class Subscriber {
   virtual Result<std::unique_ptr<Subscription>> Subscribe(std::string_view topic,
                                                           uint32_t partition, uint64_t offset) = 0;
   virtual Result<PartitionEnd> End(std::string_view topic, uint32_t partition) = 0;
+  // From where on a subscription gets all that came to the topic at this time (microseconds since 1970) or later, and little
+  // that came before; the end when nothing did. Errors: as End, kUnsupported (Features::seek_by_time).
+  virtual Result<uint64_t> OffsetAt(std::string_view topic, uint32_t partition, int64_t time_us) = 0;
 };
 
 // Thread-safe.

@@ -789,8 +789,14 @@ struct Api::Impl {
   }
 
   Status Events(const HttpRequest& request, const Params& params, HttpResponse* response) const {
-    LEAT_TRY(params.Allow({"topic", "from", "to", "type", "stream", "limit", "format", "follow"}));
+    LEAT_TRY(params.Allow(
+        {"topic", "from", "since", "to", "type", "stream", "limit", "format", "follow"}));
     EventQuery query;
+    if (const auto* since = params.Find("since")) {
+      auto time = core::ParseTime(*since);
+      if (!time) return std::unexpected(time.error().WithContext("since"));
+      query.since_us = *time;
+    }
     query.topic = params.Text("topic");
     query.type = params.Text("type");
     query.stream = params.Text("stream");

@@ -338,6 +338,36 @@ Result<PartitionEnd> EmbeddedTransport::End(std::string_view topic, uint32_t par
   return PartitionEnd{version, store_->log().incarnation()};
 }
 
+Result<uint64_t> EmbeddedTransport::OffsetAt(std::string_view topic, uint32_t partition,
+                                             int64_t time_us) {
+  LEAT_ASSIGN(const Topic entry, Find(topic, partition));
+  LEAT_ASSIGN(const PartitionEnd end, End(topic, partition));
+  const auto mounted = entry.mounted.find(partition);
+  const eventstore::Log& log = mounted == entry.mounted.end() ? store_->log() : *mounted->second;
+  auto cursor = log.Read(0);
+  eventstore::LogEvent event;
+  // Commits are in the order of their times.
+  uint64_t begin = 0, behind = end.offset;
+  while (begin < behind) {
+    const uint64_t middle = begin + (behind - begin) / 2;
+    uint64_t position = middle;
+    if (mounted == entry.mounted.end()) {
+      LEAT_ASSIGN(const auto found, log.StreamPositions(StreamOf(topic, partition), middle + 1, 1));
+      LEAT_ASSERT(!found.empty());
+      position = found.front();
+    }
+    cursor.Seek(position);
+    LEAT_ASSIGN(const bool found, cursor.Next(&event));
+    LEAT_ASSERT(found);
+    if (event.commit_time_us < time_us) {
+      begin = middle + 1;
+    } else {
+      behind = middle;
+    }
+  }
+  return begin;
+}
+
 Result<std::vector<events::Position>> EmbeddedTransport::Publish(
     std::string_view topic, const std::vector<events::Event>& events) {
   LEAT_ASSIGN(const Topic entry, Find(topic, 0));

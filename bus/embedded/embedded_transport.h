@@ -42,6 +42,7 @@ class EmbeddedTransport final : public Transport {
   Result<std::unique_ptr<Subscription>> Subscribe(std::string_view topic, uint32_t partition,
                                                   uint64_t offset) override;
   Result<PartitionEnd> End(std::string_view topic, uint32_t partition) override;
+  Result<uint64_t> OffsetAt(std::string_view topic, uint32_t partition, int64_t time_us) override;
   Result<std::vector<events::Position>> Publish(std::string_view topic,
                                                 const std::vector<events::Event>& events) override;
   Status PublishTo(std::string_view topic, uint32_t partition,

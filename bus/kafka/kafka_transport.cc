@@ -260,6 +260,8 @@ class KafkaTransport::Impl {
                                                 const std::vector<events::Event>& events);
   std::unexpected<Error> NoAnswer(const std::string& what, rd_kafka_resp_err_t error) const;
   Status Create(const std::string& name, rd_kafka_NewTopic_t* wanted);
+  // Of a partition's leader, for some time again and again.
+  rd_kafka_resp_err_t Ask(const std::function<rd_kafka_resp_err_t()>& call) const;
 
   const KafkaOptions options;
   LastError last_error;
@@ -1059,27 +1061,54 @@ Result<std::unique_ptr<Subscription>> KafkaTransport::Subscribe(std::string_view
       });
 }
 
-Result<PartitionEnd> KafkaTransport::End(std::string_view topic, uint32_t partition) {
-  LEAT_TRY(impl_->CheckPartition(topic, partition));
-  rd_kafka_poll(impl_->control.get(), 0);  // its errors and statistics
-  int64_t low = 0, high = 0;
-  rd_kafka_resp_err_t asked;
+rd_kafka_resp_err_t KafkaTransport::Impl::Ask(const std::function<rd_kafka_resp_err_t()>& call) const {
+  rd_kafka_poll(control.get(), 0);  // its errors and statistics
   // A leader that is new, or comes back, takes a moment until it answers.
-  const auto deadline = std::chrono::steady_clock::now() + impl_->options.timeout;
+  const auto deadline = std::chrono::steady_clock::now() + options.timeout;
   for (;;) {
-    asked = rd_kafka_query_watermark_offsets(impl_->control.get(), impl_->Named(topic).c_str(),
-                                             static_cast<int32_t>(partition), &low, &high,
-                                             Milliseconds(impl_->options.timeout));
+    const auto asked = call();
     if (asked == RD_KAFKA_RESP_ERR_NO_ERROR || ClassOf(asked) != ErrorClass::kUnavailable ||
         std::chrono::steady_clock::now() >= deadline) {
-      break;
+      return asked;
     }
     std::this_thread::sleep_for(kAskedAgain);
   }
+}
+
+Result<PartitionEnd> KafkaTransport::End(std::string_view topic, uint32_t partition) {
+  LEAT_TRY(impl_->CheckPartition(topic, partition));
+  int64_t low = 0, high = 0;
+  const auto asked = impl_->Ask([&] {
+    return rd_kafka_query_watermark_offsets(impl_->control.get(), impl_->Named(topic).c_str(),
+                                            static_cast<int32_t>(partition), &low, &high,
+                                            Milliseconds(impl_->options.timeout));
+  });
   if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) {
     return impl_->NoAnswer("asking for the end of " + std::string(topic), asked);
   }
   return PartitionEnd{static_cast<uint64_t>(high), 0};
+}
+
+Result<uint64_t> KafkaTransport::OffsetAt(std::string_view topic, uint32_t partition,
+                                          int64_t time_us) {
+  LEAT_TRY(impl_->CheckPartition(topic, partition));
+  int64_t offset = RD_KAFKA_OFFSET_END;
+  const auto asked = impl_->Ask([&] {
+    const Owned<rd_kafka_topic_partition_list_t> list(rd_kafka_topic_partition_list_new(1));
+    auto* const one = rd_kafka_topic_partition_list_add(list.get(), impl_->Named(topic).c_str(),
+                                                        static_cast<int32_t>(partition));
+    one->offset = std::max<int64_t>(time_us, 0) / 1000;  // it is milliseconds here
+    const auto answered = rd_kafka_offsets_for_times(impl_->control.get(), list.get(),
+                                                     Milliseconds(impl_->options.timeout));
+    offset = one->offset;
+    return answered == RD_KAFKA_RESP_ERR_NO_ERROR ? one->err : answered;
+  });
+  if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) {
+    return impl_->NoAnswer("asking for an offset of " + std::string(topic), asked);
+  }
+  if (offset >= 0) return static_cast<uint64_t>(offset);
+  LEAT_ASSIGN(const auto end, End(topic, partition));
+  return end.offset;
 }
 
 Result<std::vector<events::Position>> KafkaTransport::Publish(

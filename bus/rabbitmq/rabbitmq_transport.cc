@@ -54,6 +54,13 @@ amqp_table_entry_t TextEntry(std::string_view name, std::string_view text) {
   entry.value.value.bytes = Bytes(text);
   return entry;
 }
+amqp_table_entry_t TimeEntry(std::string_view name, uint64_t seconds) {
+  amqp_table_entry_t entry{};
+  entry.key = Bytes(name);
+  entry.value.kind = AMQP_FIELD_KIND_TIMESTAMP;
+  entry.value.value.u64 = seconds;
+  return entry;
+}
 amqp_table_entry_t NumberEntry(std::string_view name, int64_t number) {
   amqp_table_entry_t entry{};
   entry.key = Bytes(name);
@@ -121,6 +128,30 @@ Status Consume(Connection* connection, amqp_channel_t channel, const std::string
   amqp_basic_consume(connection->state(), channel, Bytes(queue), amqp_empty_bytes, 0, 0, 0,
                      arguments);
   return connection->Reply("following " + queue);
+}
+
+// The offset, as the stream counts, of the first message that a consumer gets who begins there; nothing when there is none.
+Result<std::optional<uint64_t>> FirstFrom(const RabbitMqOptions& options, const std::string& queue,
+                                          const amqp_table_entry_t& offset) {
+  constexpr amqp_channel_t kOnlyChannel = 1;
+  constexpr int kNoHeartbeats = 0;
+  timeval wait{5, 0};  // nothing tells that there is none
+  Connection connection;
+  LEAT_TRY(connection.Open(options, kNoHeartbeats));
+  LEAT_TRY(connection.OpenChannel(kOnlyChannel));
+  LEAT_TRY(Consume(&connection, kOnlyChannel, queue, offset));
+  for (;;) {
+    amqp_frame_t frame;
+    const int status = amqp_simple_wait_frame_noblock(connection.state(), &frame, &wait);
+    if (status == AMQP_STATUS_TIMEOUT) return std::nullopt;
+    LEAT_TRY(connection.Check(status, "waiting for a message of " + queue));
+    if (frame.frame_type != AMQP_FRAME_METHOD ||
+        frame.payload.method.id != AMQP_BASIC_DELIVER_METHOD) {
+      continue;
+    }
+    LEAT_ASSIGN(const auto message, ReadMessage(&connection, frame.channel));
+    return message->offset;
+  }
 }
 
 // ---- publishing
@@ -1103,6 +1134,18 @@ Result<PartitionEnd> RabbitMqTransport::End(std::string_view topic, uint32_t par
   LEAT_TRY(impl_->Partitions(topic, partition));
   LEAT_ASSIGN(const auto end, impl_->tails.End(impl_->QueueOf(topic, partition)));
   return PartitionEnd{end.value_or(0), 0};
+}
+
+Result<uint64_t> RabbitMqTransport::OffsetAt(std::string_view topic, uint32_t partition,
+                                             int64_t time_us) {
+  LEAT_TRY(impl_->Partitions(topic, partition));
+  const auto time_s = static_cast<uint64_t>(std::max<int64_t>(time_us, 0)) / 1'000'000;
+  LEAT_ASSIGN(const auto first, FirstFrom(impl_->options, impl_->QueueOf(topic, partition),
+                                          TimeEntry(kOffsetHeader, time_s)));
+  // The stream's first message is a mark.
+  if (first) return *first > 0 ? *first - 1 : 0;
+  LEAT_ASSIGN(const auto end, End(topic, partition));
+  return end.offset;
 }
 
 Result<std::vector<events::Position>> RabbitMqTransport::Publish(

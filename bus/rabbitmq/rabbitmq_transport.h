@@ -61,6 +61,7 @@ class RabbitMqTransport final : public Transport {
   Result<std::unique_ptr<Subscription>> Subscribe(std::string_view topic, uint32_t partition,
                                                   uint64_t offset) override;
   Result<PartitionEnd> End(std::string_view topic, uint32_t partition) override;
+  Result<uint64_t> OffsetAt(std::string_view topic, uint32_t partition, int64_t time_us) override;
   // At least once: after an error some of the events may be there. The broker's confirms do not
   // tell offsets: they are read back from the streams.
   Result<std::vector<events::Position>> Publish(std::string_view topic,

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "bus/partitioner.h"
+#include "core/clock.h"
 #include "tests/conformance/member_process.h"
 #include "runtime/request.h"
 #include "tests/support/test_support.h"
@@ -679,6 +680,32 @@ void BrokerPaused(Case& c) {
   });
 }
 
+void ReplayFromATime(Case& c) {
+  constexpr uint64_t kBefore = 20, kAfter = 10;
+  constexpr auto kApart = std::chrono::milliseconds(1200);  // more than the least that a transport tells apart
+  c.Topic("timed");
+  const auto publish = [&](uint64_t count) {
+    for (uint64_t i = 0; i < count; ++i) {
+      c.Take(c.transport().Publish("timed", {test::DataEvent(Number(i))}));
+    }
+  };
+  const int64_t before_us = core::SystemClock().NowUs();
+  publish(kBefore);
+  std::this_thread::sleep_for(kApart);
+  const int64_t between_us = core::SystemClock().NowUs();
+  std::this_thread::sleep_for(kApart);
+  publish(kAfter);
+  std::this_thread::sleep_for(kApart);
+  const auto at = [&](int64_t time_us) { return c.Take(c.transport().OffsetAt("timed", 0, time_us)); };
+  c.Equal(at(0), uint64_t{0}, "from the beginning of time");
+  c.Equal(at(before_us), uint64_t{0}, "from before all");
+  c.Equal(at(between_us), kBefore, "from between");
+  c.Equal(at(core::SystemClock().NowUs()), kBefore + kAfter, "from behind all");
+  c.Equal(c.Read("timed", 0, at(between_us), 1).front().view().data, Number(0), "what came after it");
+  c.Refused(c.transport().OffsetAt("nowhere", 0, 0), ErrorClass::kNotFound, "nowhere");
+  c.Refused(c.transport().OffsetAt("timed", 1, 0), ErrorClass::kNotFound, "timed");
+}
+
 // ---- groups
 
 constexpr auto kGroupStep = std::chrono::milliseconds(20);  // of a poll, where several members take turns
@@ -1089,6 +1116,7 @@ constexpr NamedCase kCases[] = {
     {"partition by key", PartitionByKey},
     {"durable over reopening", DurableOverReopen},
     {"seek and replay", SeekAndReplay, &bus::Features::seek},
+    {"replay from a time", ReplayFromATime, &bus::Features::seek_by_time},
     {"independent subscribers", IndependentSubscribers, &bus::Features::seek},
     {"attributes come out as they went in", AttributesComeOutAsTheyWentIn},
     {"data of any size", DataOfAnySize},

@@ -42,6 +42,10 @@ class Broker:
                               text=True, check=False)
         require(done.returncode == 0, f"deploy/{self.name} {verb}: {done.stdout}")
 
+    def signal(self, number):
+        with open(os.path.join(self.folder, self.name, self.name + ".pid"), encoding="utf-8") as file:
+            os.kill(int(file.read().split()[0]), number)
+
 
 class OnBroker(Leat):
     """The binary on a data folder whose topics are on the broker."""

@@ -294,25 +294,28 @@ class Sampler:
 
 
 def disturbed(world, rounds):
-    """kill -9 of a random process or of the broker, pauses, and stops in order, under load."""
+    """kill -9 of a random process or of the broker, pauses, also of one whose send queues are full, and stops in order, under
+    load."""
+    # Who follows takes over warm, and who does not builds what it lacks from the topics.
     splits = {"p1": ("--role", "ingest,ledger,gateway", "--standby"),
               "p2": ("--role", "ledger,balances,gateway", "--standby"),
-              "p3": ("--role", "ingest,balances,gateway", "--standby")}
+              "p3": ("--role", "ingest,balances,gateway")}
     chains = []
-    done = {"kill": 0, "pause": 0, "stop": 0}
+    done = {"kill": 0, "pause": 0, "full": 0, "stop": 0}
     plan = []
     with Deployment(world, splits, [f"topics.partitions={world.arguments.partitions}"]) as deployment:
         deployment.wait_owned(world.arguments.partitions)
         claims = deployment.claims()
         sampler = Sampler(deployment)
         print(f"  {'round':>5} {'victim':<7} {'how':<5} {'at ms':>6} {'events/s before':>16} {'during 5 s':>11} {'after':>8} {'round s':>8}")
-        while done["kill"] + done["pause"] < rounds or done["stop"] == 0:
+        while done["kill"] + done["pause"] + done["full"] < rounds or done["stop"] == 0:
             number = len(chains) + 1
             require(number < 5 * rounds + 20, f"only {done} came while something was to be done")
             chains.append(number)
             if not plan:  # few rounds, and each sort all the same
-                plan = [("p1", "kill"), ("p2", "pause"), ("p3", "kill"), ("broker", "kill"),
-                        (world.random.choice(["p1", "p3"]), "pause"), (world.random.choice(["p1", "p2", "p3"]), "stop")]
+                plan = [("p1", "kill"), ("p2", "pause"), ("p3", "kill"), ("broker", "kill"), ("p2", "kill"),
+                        (world.random.choice(["p1", "p3"]), "pause"), (world.random.choice(["p1", "p2", "p3"]), "full"),
+                        (world.random.choice(["p1", "p2", "p3"]), "stop")]
                 world.random.shuffle(plan)
             victim, how = plan.pop()
             delay_s = world.random.uniform(0.2, 1.5)
@@ -333,7 +336,12 @@ def disturbed(world, rounds):
                 deployment.processes[victim].stop()
                 deployment.processes[victim].start()
             else:
+                if how == "full":  # what it publishes meanwhile stays in its queues, and goes out when it is another's
+                    world.broker.signal(signal.SIGSTOP)
+                    time.sleep(1)
                 deployment.processes[victim].pause()
+                if how == "full":
+                    world.broker.signal(signal.SIGCONT)
                 # For longer than a session or a lease: another one takes over meanwhile.
                 time.sleep(world.random.uniform(7, 9))
                 deployment.processes[victim].resume()
@@ -365,8 +373,8 @@ def disturbed(world, rounds):
         require(not sampler.wrong and sampler.answers > 0,
                 f"{len(sampler.wrong)} wrong answers beside {sampler.answers}: {sampler.wrong[:5]}")
         equal(state_of(deployment.user, chains), expected_of(world, chains, world.arguments.partitions), f"after {rounds} rounds")
-    print(f"  {done['kill']} kills, {done['pause']} pauses and {done['stop']} stops: nothing lost, nothing twice, and in the same "
-          f"order; {sampler.answers:,} answers meanwhile, all right", flush=True)
+    print(f"  {done['kill']} kills, {done['pause']} pauses, {done['full']} with full queues, and {done['stop']} stops: nothing lost, "
+          f"nothing twice, and in the same order; {sampler.answers:,} answers meanwhile, all right", flush=True)
 
 
 def main():

@@ -38,6 +38,9 @@ class ForwardingTransport : public bus::Transport {
   Result<bus::PartitionEnd> End(std::string_view topic, uint32_t partition) override {
     return inner_->End(topic, partition);
   }
+  Result<uint64_t> OffsetAt(std::string_view topic, uint32_t partition, int64_t time_us) override {
+    return inner_->OffsetAt(topic, partition, time_us);
+  }
 
  protected:
   bus::Transport* const inner_;
