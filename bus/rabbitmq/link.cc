@@ -74,6 +74,22 @@ Status OpenSocket(const RabbitMqOptions& options, amqp_connection_state_t state)
 
 }  // namespace
 
+// Streams came with 3.9. Who says no version is asked no more.
+Status CheckVersion(const amqp_table_t& properties) {
+  constexpr std::pair<int, int> kOldest(3, 9);
+  std::string version;
+  for (int i = 0; i < properties.num_entries; ++i) {
+    const auto& entry = properties.entries[i];
+    const bool is_text = entry.value.kind == AMQP_FIELD_KIND_UTF8;
+    if (is_text && View(entry.key) == "version") version = View(entry.value.value.bytes);
+  }
+  std::pair<int, int> number(0, 0);
+  if (std::sscanf(version.c_str(), "%d.%d", &number.first, &number.second) != 2) return {};
+  if (number >= kOldest) return {};
+  return Fail(ErrorClass::kUnsupported, "rabbitmq: the broker is RabbitMQ " + version.substr(0, 32),
+              "Leat needs RabbitMQ 3.9 or later: upgrade it, or set rabbitmq.host");
+}
+
 Status Connection::Open(const RabbitMqOptions& options, int heartbeat_s) {
   Close();
   state_ = amqp_new_connection();
@@ -119,7 +135,10 @@ Status Connection::Open(const RabbitMqOptions& options, int heartbeat_s) {
                     "see whether that is the port of a broker, and rabbitmq.tls");
     }
     Close();
+    return status;
   }
+  status = CheckVersion(*amqp_get_server_properties(state_));
+  if (!status) Close();
   return status;
 }
 

@@ -31,7 +31,7 @@ class Connection {
   Connection& operator=(const Connection&) = delete;
 
   // `heartbeat_s` 0: none are sent, for connections that nobody serves. Errors: kUnavailable,
-  // kInvalid (credentials).
+  // kInvalid (credentials), kUnsupported (a broker that is too old).
   Status Open(const RabbitMqOptions& options, int heartbeat_s);
   Status OpenChannel(uint16_t channel);
   void Close();

@@ -4,6 +4,8 @@
 #include <amqp_tcp_socket.h>
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -40,6 +42,65 @@ struct Node {
            "/server.key\nssl_options.verify = verify_peer\n"
            "ssl_options.fail_if_no_peer_cert = false\n";
   }
+};
+
+// Lets anybody in, and says that it is RabbitMQ 3.8.
+class OldBroker {
+ public:
+  OldBroker() {
+    listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    REQUIRE(bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+    REQUIRE(listen(listener_, 1) == 0);
+    socklen_t size = sizeof address;
+    REQUIRE(getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size) == 0);
+    port_ = ntohs(address.sin_port);
+    thread_ = std::jthread([this] {
+      // Several connections may try, until nobody accepts any more.
+      for (int fd; (fd = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC)) >= 0; close(fd)) LetIn(fd);
+    });
+  }
+  ~OldBroker() {
+    shutdown(listener_, SHUT_RDWR);
+    thread_.join();
+    close(listener_);
+  }
+  uint16_t port() const { return port_; }
+
+ private:
+  static std::string Number(uint32_t value, size_t bytes) {
+    std::string out;
+    while (bytes-- > 0) out.push_back(static_cast<char>(value >> 8 * bytes));
+    return out;
+  }
+  static std::string Long(const std::string& text) {
+    return Number(static_cast<uint32_t>(text.size()), 4) + text;
+  }
+  static std::string Method(uint32_t id, const std::string& arguments) {
+    constexpr uint32_t kConnection = 10;
+    return Number(1, 1) + Number(0, 2) + Long(Number(kConnection, 2) + Number(id, 2) + arguments) + "\xce";
+  }
+  static void LetIn(int fd) {
+    constexpr uint32_t kStart = 10, kTune = 30, kOpenOk = 41;
+    const std::string version = std::string("\x07version") + "S" + Long("3.8.34");
+    const std::string answers[] = {
+        Method(kStart, Number(9, 2) + Long(version) + Long("PLAIN") + Long("en_US")),  // 0-9
+        Method(kTune, Number(2047, 2) + Number(131072, 4) + Number(0, 2)),
+        Method(kOpenOk, Number(0, 1))};
+    char buffer[4096];
+    for (const std::string& answer : answers) {
+      if (recv(fd, buffer, sizeof buffer, 0) <= 0) return;
+      if (send(fd, answer.data(), answer.size(), MSG_NOSIGNAL) < 0) return;
+    }
+    while (recv(fd, buffer, sizeof buffer, 0) > 0) {
+    }
+  }
+
+  int listener_ = -1;
+  uint16_t port_ = 0;
+  std::jthread thread_;
 };
 
 Node& TheNode() {
@@ -98,6 +159,14 @@ class Stranger {
   void Good() { REQUIRE(amqp_get_rpc_reply(connection_).reply_type == AMQP_RESPONSE_NORMAL); }
   amqp_connection_state_t connection_;
 };
+
+TEST_CASE("a broker that is too old") {
+  OldBroker old;
+  RabbitMqOptions options;
+  options.port = old.port();
+  options.timeout = std::chrono::milliseconds(5000);
+  Refused(RabbitMqTransport::Open(options), ErrorClass::kUnsupported, {"3.8.34", "3.9", "rabbitmq.host"});
+}
 
 TEST_CASE("a topic that is there is checked against what was wanted") {
   const auto transport = Must(RabbitMqTransport::Open(Options()));

@@ -9,6 +9,7 @@ Every check prints PASS, FAIL or SKIPPED with its reason and time. Exits with 1 
 import argparse
 import contextlib
 import csv
+import datetime
 import gzip
 import json
 import os
@@ -844,12 +845,21 @@ def publish_and_replay(context):
     require(data_of(head) in (expected[:2], expected[:3]), "--to gives", data_of(head))
     leat.error("replay", "--from", "nonsense", code=USAGE_ERROR, mentions=["position|token"])
 
-    leat.ok("replay", "--topic", NOTE_TOPIC, "--into", "e2e.copy")
+    time.sleep(0.01)
+    since = datetime.datetime.now(datetime.timezone.utc).isoformat()
+    equal(leat.lines("replay", "--topic", NOTE_TOPIC, "--since", since), [], "--since after all of them")
+    leat.ok("publish", NOTE_TOPIC, stdin=json.dumps(note(6)) + "\n")
+    equal(data_of(leat.lines("replay", "--topic", NOTE_TOPIC, "--since", since)), [note(6)["data"]], "--since before one")
+    equal(data_of(leat.lines("replay", "--topic", NOTE_TOPIC, "--since", "0", "--limit", "5")), expected, "--since before all")
+    leat.error("replay", "--since", "noon", mentions=["since"])
+    leat.error("replay", "--since", "0", "--from", middle, code=USAGE_ERROR, mentions=["since"])
+
+    leat.ok("replay", "--topic", NOTE_TOPIC, "--to", events[-1]["position"], "--into", "e2e.copy")
     copies = leat.lines("replay", "--topic", "e2e.copy")
     equal([(event["type"], event["data"]) for event in copies], [(event["type"], event["data"]) for event in events],
           "--into")
     topics = {topic["topic"]: int(topic["events"]) for topic in listing(leat.json("topics"), "topics")}
-    equal((topics.get(NOTE_TOPIC), topics.get("e2e.copy")), (5, 5), "events of the topics")
+    equal((topics.get(NOTE_TOPIC), topics.get("e2e.copy")), (6, 5), "events of the topics")
 
 
 @check
