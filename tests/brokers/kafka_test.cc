@@ -13,7 +13,10 @@
 #include <thread>
 
 #include "bus/kafka/kafka_transport.h"
+#include "runtime/decider_runner.h"
+#include "runtime/relay.h"
 #include "tests/support/broker.h"
+#include "tests/support/counter.h"
 #include "tests/support/test_support.h"
 
 namespace leat::bus {
@@ -419,6 +422,48 @@ TEST_CASE("a broker that is too old") {
     options.timeout = std::chrono::milliseconds(2000);
     Refused(KafkaTransport::Open(options), ErrorClass::kUnsupported, {"2.3"});
   }
+}
+
+TEST_CASE("a relay publishes once what a producer that failed for good had not reported") {
+  constexpr int kInputs = 4000, kBatch = 100;
+  const test::TempFolder temp;
+  const auto transport = Must(KafkaTransport::Open(Options()));
+  Must(transport->CreateTopic("asked", 1));
+  Must(transport->CreateTopic("counted", 1, {.owner = "counter"}));
+  runtime::ShardOptions shard_options;
+  shard_options.path = temp.Sub("shard");
+  shard_options.name = "counter-0";
+  shard_options.has_log = true;
+  shard_options.resources = test::SmallResources();
+  const auto shard = Must(runtime::Shard::Open(shard_options));
+  test::Counter counter;
+  runtime::RunnerOptions input;
+  input.topic = "asked";
+  const auto ownership = Must(runtime::ClaimTopic({}, shard.get(), &counter, transport.get(), "counted", 0, input, nullptr));
+  REQUIRE(ownership.has_value());
+  runtime::DeciderRunner runner(shard.get(), &counter, transport.get(), input);
+  Must(runner.Start());
+  runtime::Relay relay(shard.get(), transport.get(), "counted", 0, *ownership);
+  Must(relay.Start());
+  int failures = 0;
+  std::vector<events::Event> batch;
+  for (int i = 0; i < kInputs; ++i) {
+    batch.push_back(test::CountInput("k" + std::to_string(i % 7), 2));
+    if (batch.size() < kBatch) continue;
+    if (i / kBatch % 4 == 0) {
+      transport->FailProducerForTest();
+      ++failures;
+    }
+    // The same events count once.
+    while (!transport->Publish("asked", batch)) {
+    }
+    batch.clear();
+  }
+  REQUIRE(relay.status().WaitApplied(2 * kInputs, kPatience));
+  CHECK(failures == kInputs / kBatch / 4);
+  const auto decided = test::ReadLog(*shard->log());
+  CHECK(decided.size() == 2 * kInputs);
+  CHECK(test::ReadTopic(*transport, "counted") == decided);
 }
 
 TEST_CASE("a producer that fails for good is followed by another one") {

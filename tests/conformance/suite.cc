@@ -315,7 +315,10 @@ void AttributesComeOutAsTheyWentIn(Case& c) {
     }
     for (const auto& name : names) view.extensions.emplace_back(name, "");
     for (auto& extension : view.extensions) {
-      texts.push_back(test::RandomText(random, 1 + Below(random, 20)));
+      // Text, or any bytes.
+      const size_t size = 1 + Below(random, 20);
+      texts.push_back(Below(random, 2) == 0 ? test::RandomText(random, size)
+                                            : test::RandomBytes(random, size));
       extension.second = texts.back();
     }
     const std::string data = test::RandomBytes(random, Below(random, 300));

@@ -5,9 +5,9 @@ usage: roles.py --broker kafka|rabbitmq --leat BIN --sample DIR [--port N] [--ro
 
 Starts the broker by the project's own script on a port of its own, and wipes it at the end. A round ingests a chain (the same
 facts under another name) through three processes that share the roles, and at a random moment kills -9, pauses or stops one of
-them, or kills the broker; what was ended is started again. Meanwhile all are asked for what is known. In the end the ordered log of every decider and every balance are
-those of an undisturbed run on the embedded transport. Rounds: 5, with LEAT_FULL=1 100. The seed is printed, and repeats a run
-as far as the machine lets it.
+them, or kills the broker; what was ended is started again. Meanwhile all are asked for what is known. In the end the ordered log
+of every decider and every balance are those of an undisturbed run on the embedded transport. Rounds: 7, one of each sort, with
+LEAT_FULL=1 100. The seed is printed, and repeats a run as far as the machine lets it.
 """
 
 import argparse
@@ -384,7 +384,7 @@ def main():
     parser.add_argument("--sample", required=True)
     parser.add_argument("--port", type=int)
     parser.add_argument("--only", choices=["split", "shared", "disturbed"])
-    parser.add_argument("--rounds", type=int, default=100 if os.environ.get("LEAT_FULL") == "1" else 5)
+    parser.add_argument("--rounds", type=int, default=100 if os.environ.get("LEAT_FULL") == "1" else 7)
     parser.add_argument("--partitions", type=int, default=2, help="while processes are killed (default: 2)")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("LEAT_SEED", "1")))
     arguments = parser.parse_args()
