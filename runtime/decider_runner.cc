@@ -156,7 +156,7 @@ Status DeciderRunner::Run(std::stop_token stop) {
     // Events are synced before anybody sees them; a commit of positions alone need not be.
     LEAT_TRY(shard_->Commit(shard_->log()->StagedBytes() > 0));
     status_.Advance(position_.next);
-    passed.clear();
+    passed.erase(passed.begin(), passed.lower_bound(position_.next));
     return {};
   };
   bool continues = false;

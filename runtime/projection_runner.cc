@@ -82,7 +82,7 @@ Status ProjectionRunner::Run(std::stop_token stop) {
   // Offsets since the last commit that are not to be applied, or sent to the dead letters, when they are read again.
   std::set<uint64_t> passed;
   const auto commit = [&] {
-    passed.clear();
+    passed.erase(passed.begin(), passed.lower_bound(position_.next));
     return Commit();
   };
   while (!stop.stop_requested() && position_.next < options_.stop_at) {

@@ -275,6 +275,49 @@ TEST_CASE("what a stranger's event is at fault for is one dead letter, and the p
         std::vector<std::string>{"half=1", "at fault", "unheard of", "half=2"});
 }
 
+// Gives one message at a time after it was told to begin elsewhere.
+class Reluctant final : public test::ForwardingTransport {
+ public:
+  using ForwardingTransport::ForwardingTransport;
+  Result<std::unique_ptr<bus::Subscription>> Subscribe(std::string_view topic, uint32_t partition,
+                                                       uint64_t offset) override {
+    LEAT_ASSIGN(auto inner, inner_->Subscribe(topic, partition, offset));
+    return std::make_unique<Reader>(std::move(inner));
+  }
+
+ private:
+  class Reader final : public bus::Subscription {
+   public:
+    explicit Reader(std::unique_ptr<bus::Subscription> inner) : inner_(std::move(inner)) {}
+    Status Poll(const bus::PollLimits& limits, bus::MessageBatch* batch) override {
+      bus::PollLimits fewer = limits;
+      if (sought_) fewer.messages_max = 1;
+      return inner_->Poll(fewer, batch);
+    }
+    void Seek(uint64_t offset) override {
+      sought_ = true;
+      inner_->Seek(offset);
+    }
+    void Wake() override { inner_->Wake(); }
+
+   private:
+    std::unique_ptr<bus::Subscription> inner_;
+    bool sought_ = false;
+  };
+};
+
+TEST_CASE("what is read again in other pieces is one dead letter, too") {
+  World world;
+  for (const char* const data : {"a=1", "a=2", "half=1", "a=3"}) Publish(*world.transport, data);
+  const auto shard = OpenShard(world.temp.Sub("shard"));
+  CounterProjection projection;
+  Reluctant reluctant(world.transport.get());
+  ProjectionRunner runner(shard.get(), &projection, &reluctant, Input());
+  Must(runner.Start());
+  REQUIRE(runner.status().WaitApplied(4, kPatience));
+  CHECK(test::DeadLetters(*world.transport, "counted") == std::vector<std::string>{"half=1"});
+}
+
 // The last offset is the transport's own, and so is all from `first` on when a message comes after it.
 class Ending final : public test::ForwardingTransport {
  public:
