@@ -262,13 +262,14 @@ void AddPublish(CLI::App* app, Context* context) {
 void AddReplay(CLI::App* app, Context* context) {
   auto* command = app->add_subcommand("replay", "Read the log: one CloudEvent in JSON a line");
   auto options = std::make_shared<ReplayOptions>();
-  command->add_option("--topic", options->topic, "One topic; all of them by default");
+  auto* topic = command->add_option("--topic", options->topic, "One topic; all of them by default");
   auto* from = command->add_option("--from", options->from, "Position to begin with");
   from->check(CheckPosition);
   command
       ->add_option("--since", options->since,
-                   "Begin with what came to its topic at this time: RFC 3339 or seconds since 1970")
-      ->excludes(from);
+                   "Begin with what came to the --topic at this time: RFC 3339 or seconds since 1970")
+      ->excludes(from)
+      ->needs(topic);
   command->add_option("--to", options->to, "Position to end with")->check(CheckPosition);
   command->add_option("--type", options->type, "Only this type; 'ledger.*' for all that begin so");
   command->add_option("--stream", options->stream,

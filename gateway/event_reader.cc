@@ -28,8 +28,8 @@ Result<std::unique_ptr<EventReader>> EventReader::Open(const EventQuery& query,
   reader->transport_ = transport;
   LEAT_ASSIGN(const auto topics, transport->Topics());
   std::string wanted = query.topic;
-  if (query.from && query.since_us) {
-    return Invalid("from: stands beside since", "give one of them");
+  if (query.since_us && query.topic.empty()) {
+    return Invalid("since: goes with one topic", "name a topic");
   }
   for (const auto* position : {&query.from, &query.to}) {
     if (!*position) continue;
@@ -50,9 +50,6 @@ Result<std::unique_ptr<EventReader>> EventReader::Open(const EventQuery& query,
       source.incarnation = end.incarnation;
       source.end = end.offset;
       const auto key = [](const auto& x) { return std::tie(x.topic, x.partition); };
-      if (query.since_us) {
-        LEAT_ASSIGN(source.next, transport->OffsetAt(topic.name, partition, *query.since_us));
-      }
       if (query.from) {
         if (key(source) < key(*query.from)) continue;
         if (key(source) == key(*query.from)) {
@@ -61,6 +58,9 @@ Result<std::unique_ptr<EventReader>> EventReader::Open(const EventQuery& query,
           }
           source.next = query.from->offset;
         }
+      }
+      if (query.since_us && (!query.from || key(source) > key(*query.from))) {
+        LEAT_ASSIGN(source.next, transport->OffsetAt(topic.name, partition, *query.since_us));
       }
       if (query.to) {
         if (key(source) > key(*query.to)) continue;

@@ -19,7 +19,7 @@ struct EventQuery {
   std::string topic;                      // empty: all topics by name
   std::optional<events::Position> from;   // this event and later ones
   std::optional<events::Position> to;     // up to this event
-  std::optional<int64_t> since_us;        // what came to its topic from this time on, and not with `from`
+  std::optional<int64_t> since_us;        // what came to `topic` from this time on; beside `from`, behind its partition
   std::string type;                       // empty: all; a trailing '*' stands for any end
   std::string stream;                     // subject; "category-*" for a whole category
   uint64_t limit = UINT64_MAX;

@@ -50,6 +50,8 @@ class Evolver {
 // Called by its shard's writer thread alone.
 class Decider : public Evolver {
  public:
+  // Whether this input may be the first of what is decided in one commit: the rest of what was broken off may not.
+  virtual bool Begins(const events::EventView&) const { return true; }
   // This input and the one after it must be decided in one commit.
   virtual bool Continues(const events::EventView&) const { return false; }
   // `next` is the one after `previous`, which continues. When it is not, whoever wrote `previous` lost the partition before the

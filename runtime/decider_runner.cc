@@ -187,7 +187,10 @@ Status DeciderRunner::Run(std::stop_token stop) {
           return SendToDeadLetters(input_, options_.topic, options_.partition, message, problem);
         });
       };
-      if (passed.contains(message.offset)) continue;
+      if (passed.contains(message.offset)) {
+        if (!continues) LEAT_TRY(commit());  // behind it: it is not read a third time
+        continue;
+      }
       if (admission.verdict == Verdict::kRejected) {
         LEAT_TRY(reject(admission.problem));
         passed.insert(message.offset);
@@ -214,7 +217,9 @@ Status DeciderRunner::Run(std::stop_token stop) {
       }
       decision.Clear();
       const events::Cause cause{options_.topic, options_.partition, message.offset, 0, 0};
-      auto status = decider_->Decide(shard_->state(), *shard_->log(), message.event, &decision);
+      Status status = continues || decider_->Begins(message.event)
+                          ? decider_->Decide(shard_->state(), *shard_->log(), message.event, &decision)
+                          : Invalid("what it continues is not before it");
       if (IsToCome(admission, status)) continue;
       const bool decided = status.has_value();
       if (decided) status = StageDecision(shard_, decider_, decision, &cause);

@@ -102,7 +102,10 @@ Status ProjectionRunner::Run(std::stop_token stop) {
           return SendToDeadLetters(input_, options_.topic, options_.partition, message, problem);
         });
       };
-      if (passed.contains(message.offset)) continue;
+      if (passed.contains(message.offset)) {
+        LEAT_TRY(commit());  // behind it: it is not read a third time
+        continue;
+      }
       if (admission.verdict == Verdict::kRejected) {
         LEAT_TRY(reject(admission.problem));
         passed.insert(message.offset);

@@ -31,6 +31,8 @@ constexpr auto kJoinEnds = std::chrono::milliseconds(5000);
 constexpr auto kFarewell = std::chrono::milliseconds(1000);
 // For so long it is asked what the group leaves out, before work is taken up anyway.
 constexpr auto kLooksFor = std::chrono::milliseconds(5000);
+// What joining once more did not help is left for so long.
+constexpr auto kJoinsAgain = std::chrono::milliseconds(5000);
 constexpr size_t kErrorTextMax = 512;
 constexpr int kDestroysAnyConsumer = 0x02030000;  // a version of librdkafka
 
@@ -193,6 +195,7 @@ class KafkaMembership final : public Membership {
   bool complete_ = false;                                          // nothing is left out
   std::set<uint32_t> assigned_first_;                              // before that is known
   std::optional<std::chrono::steady_clock::time_point> looks_;     // for it, since then
+  std::chrono::steady_clock::time_point join_again_;               // not before
   bool committing_ = false;
   std::chrono::steady_clock::time_point commit_again_;
   std::chrono::steady_clock::time_point ask_again_;
@@ -486,13 +489,16 @@ void KafkaMembership::AskWhetherOver() {
 void KafkaMembership::LookWhatIsLeftOut() {
   if (!looks_ || reopen_) return;
   const auto some = LeavesSomeOut();
-  if (!some && std::chrono::steady_clock::now() < *looks_ + kLooksFor) return;
+  const auto now = std::chrono::steady_clock::now();
+  if (!some && now < *looks_ + kLooksFor) return;
+  if (some && *some && now < join_again_) return;
   looks_.reset();
   if (!some) core::LogWarning(kComponent, names_.group + ": " + some.error().Text());
   if (some && *some) {
     core::LogInfo(kComponent, names_.group +
                                   ": a partition was left without an owner when a member ended: "
                                   "the group shares anew");
+    join_again_ = now + kJoinsAgain;
     rd_kafka_unsubscribe(handle_);
     if (auto subscribed = Subscribe(); !subscribed) {
       core::LogWarning(kComponent, subscribed.error().Text());

@@ -1091,7 +1091,7 @@ Result<PartitionEnd> KafkaTransport::End(std::string_view topic, uint32_t partit
 
 Result<uint64_t> KafkaTransport::OffsetAt(std::string_view topic, uint32_t partition,
                                           int64_t time_us) {
-  LEAT_TRY(impl_->CheckPartition(topic, partition));
+  LEAT_ASSIGN(const auto end, End(topic, partition));  // what comes meanwhile lies behind it
   int64_t offset = RD_KAFKA_OFFSET_END;
   const auto asked = impl_->Ask([&] {
     const Owned<rd_kafka_topic_partition_list_t> list(rd_kafka_topic_partition_list_new(1));
@@ -1106,9 +1106,7 @@ Result<uint64_t> KafkaTransport::OffsetAt(std::string_view topic, uint32_t parti
   if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) {
     return impl_->NoAnswer("asking for an offset of " + std::string(topic), asked);
   }
-  if (offset >= 0) return static_cast<uint64_t>(offset);
-  LEAT_ASSIGN(const auto end, End(topic, partition));
-  return end.offset;
+  return offset >= 0 ? static_cast<uint64_t>(offset) : end.offset;
 }
 
 Result<std::vector<events::Position>> KafkaTransport::Publish(

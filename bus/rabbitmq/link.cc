@@ -72,23 +72,24 @@ Status OpenSocket(const RabbitMqOptions& options, amqp_connection_state_t state)
           "rabbitmq.port and rabbitmq.tls");
 }
 
-}  // namespace
-
-// Streams came with 3.9. Who says no version is asked no more.
+// Streams came with 3.9. Who says neither product nor version is taken as it is.
 Status CheckVersion(const amqp_table_t& properties) {
   constexpr std::pair<int, int> kOldest(3, 9);
-  std::string version;
+  std::string product, version;
   for (int i = 0; i < properties.num_entries; ++i) {
     const auto& entry = properties.entries[i];
-    const bool is_text = entry.value.kind == AMQP_FIELD_KIND_UTF8;
-    if (is_text && View(entry.key) == "version") version = View(entry.value.value.bytes);
+    if (entry.value.kind != AMQP_FIELD_KIND_UTF8) continue;
+    if (View(entry.key) == "product") product = View(entry.value.value.bytes);
+    if (View(entry.key) == "version") version = View(entry.value.value.bytes);
   }
   std::pair<int, int> number(0, 0);
   if (std::sscanf(version.c_str(), "%d.%d", &number.first, &number.second) != 2) return {};
-  if (number >= kOldest) return {};
+  if (product != "RabbitMQ" || number >= kOldest) return {};
   return Fail(ErrorClass::kUnsupported, "rabbitmq: the broker is RabbitMQ " + version.substr(0, 32),
               "Leat needs RabbitMQ 3.9 or later: upgrade it, or set rabbitmq.host");
 }
+
+}  // namespace
 
 Status Connection::Open(const RabbitMqOptions& options, int heartbeat_s) {
   Close();

@@ -135,7 +135,7 @@ Result<std::optional<uint64_t>> FirstFrom(const RabbitMqOptions& options, const 
                                           const amqp_table_entry_t& offset) {
   constexpr amqp_channel_t kOnlyChannel = 1;
   constexpr int kNoHeartbeats = 0;
-  timeval wait{5, 0};  // nothing tells that there is none
+  timeval wait{2, 0};  // nothing tells that there is none
   Connection connection;
   LEAT_TRY(connection.Open(options, kNoHeartbeats));
   LEAT_TRY(connection.OpenChannel(kOnlyChannel));
@@ -145,10 +145,13 @@ Result<std::optional<uint64_t>> FirstFrom(const RabbitMqOptions& options, const 
     const int status = amqp_simple_wait_frame_noblock(connection.state(), &frame, &wait);
     if (status == AMQP_STATUS_TIMEOUT) return std::nullopt;
     LEAT_TRY(connection.Check(status, "waiting for a message of " + queue));
-    if (frame.frame_type != AMQP_FRAME_METHOD ||
-        frame.payload.method.id != AMQP_BASIC_DELIVER_METHOD) {
-      continue;
+    if (frame.frame_type != AMQP_FRAME_METHOD) continue;
+    const auto method = frame.payload.method.id;
+    if (method == AMQP_BASIC_CANCEL_METHOD || method == AMQP_CHANNEL_CLOSE_METHOD ||
+        method == AMQP_CONNECTION_CLOSE_METHOD) {
+      return Fail(ErrorClass::kUnavailable, "rabbitmq: " + queue + " was taken away", "try again");
     }
+    if (method != AMQP_BASIC_DELIVER_METHOD) continue;
     LEAT_ASSIGN(const auto message, ReadMessage(&connection, frame.channel));
     return message->offset;
   }
@@ -1139,12 +1142,12 @@ Result<PartitionEnd> RabbitMqTransport::End(std::string_view topic, uint32_t par
 Result<uint64_t> RabbitMqTransport::OffsetAt(std::string_view topic, uint32_t partition,
                                              int64_t time_us) {
   LEAT_TRY(impl_->Partitions(topic, partition));
+  LEAT_ASSIGN(const auto end, End(topic, partition));  // what comes meanwhile lies behind it
   const auto time_s = static_cast<uint64_t>(std::max<int64_t>(time_us, 0)) / 1'000'000;
   LEAT_ASSIGN(const auto first, FirstFrom(impl_->options, impl_->QueueOf(topic, partition),
                                           TimeEntry(kOffsetHeader, time_s)));
   // The stream's first message is a mark.
   if (first) return *first > 0 ? *first - 1 : 0;
-  LEAT_ASSIGN(const auto end, End(topic, partition));
   return end.offset;
 }
 

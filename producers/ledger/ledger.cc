@@ -347,13 +347,9 @@ Status DecideOpening(const events::EventView& input, runtime::Decision* decision
   return {};
 }
 
-}  // namespace
-
-std::string LedgerStream(std::string_view chain) { return "ledger-" + std::string(chain); }
-
-bool Ledger::Continues(const events::EventView& input) const {
-  if (input.type != events::kBlockObserved) return false;
-  // The part numbers stand behind the transactions; their lengths are skipped, not parsed.
+// (part, parts) of a block_observed event.
+std::pair<uint64_t, uint64_t> PartOf(const events::EventView& input) {
+  // They stand behind the transactions; whose lengths are skipped, not parsed.
   core::ByteReader reader(input.data);
   events::WireField field;
   uint64_t part = 1, parts = 1;
@@ -361,6 +357,20 @@ bool Ledger::Continues(const events::EventView& input) const {
     if (field.field == BlockObserved::kPartFieldNumber) part = field.number;
     if (field.field == BlockObserved::kPartsFieldNumber) parts = field.number;
   }
+  return {part, parts};
+}
+
+}  // namespace
+
+std::string LedgerStream(std::string_view chain) { return "ledger-" + std::string(chain); }
+
+bool Ledger::Begins(const events::EventView& input) const {
+  return input.type != events::kBlockObserved || PartOf(input).first <= 1;
+}
+
+bool Ledger::Continues(const events::EventView& input) const {
+  if (input.type != events::kBlockObserved) return false;
+  const auto [part, parts] = PartOf(input);
   return part < parts;
 }
 

@@ -20,6 +20,7 @@ std::string LedgerStream(std::string_view chain);
 class Ledger final : public runtime::Decider {
  public:
   // A block in parts is decided in one commit.
+  bool Begins(const events::EventView& input) const override;
   bool Continues(const events::EventView& input) const override;
   bool Continued(const events::EventView& previous, const events::EventView& next) const override;
   // A reversal reads the postings it reverses.

@@ -84,7 +84,7 @@ class OldBroker {
   }
   static void LetIn(int fd) {
     constexpr uint32_t kStart = 10, kTune = 30, kOpenOk = 41;
-    const std::string version = std::string("\x07version") + "S" + Long("3.8.34");
+    const std::string version = std::string("\x07product") + "S" + Long("RabbitMQ") + "\x07version" + "S" + Long("3.8.34");
     const std::string answers[] = {
         Method(kStart, Number(9, 2) + Long(version) + Long("PLAIN") + Long("en_US")),  // 0-9
         Method(kTune, Number(2047, 2) + Number(131072, 4) + Number(0, 2)),

@@ -851,8 +851,22 @@ def publish_and_replay(context):
     leat.ok("publish", NOTE_TOPIC, stdin=json.dumps(note(6)) + "\n")
     equal(data_of(leat.lines("replay", "--topic", NOTE_TOPIC, "--since", since)), [note(6)["data"]], "--since before one")
     equal(data_of(leat.lines("replay", "--topic", NOTE_TOPIC, "--since", "0", "--limit", "5")), expected, "--since before all")
-    leat.error("replay", "--since", "noon", mentions=["since"])
-    leat.error("replay", "--since", "0", "--from", middle, code=USAGE_ERROR, mentions=["since"])
+    leat.error("replay", "--since", "noon", "--topic", NOTE_TOPIC, mentions=["since"])
+    leat.error("replay", "--since", "0", "--from", middle, "--topic", NOTE_TOPIC, code=USAGE_ERROR, mentions=["since"])
+    leat.error("replay", "--since", "0", code=USAGE_ERROR, mentions=["topic"])
+    # Over several partitions, page by page.
+    keyed = [json.dumps({**note(number), "partitionkey": f"key {number}"}) for number in range(1, 21)]
+    leat.ok("publish", "e2e.parts", "--partitions", "3", stdin="\n".join(keyed[:10]) + "\n")
+    time.sleep(0.01)
+    since = datetime.datetime.now(datetime.timezone.utc).isoformat()
+    leat.ok("publish", "e2e.parts", stdin="\n".join(keyed[10:]) + "\n")
+    with leat.serving() as server:
+        seen, query = [], {"topic": "e2e.parts", "since": since, "limit": 3}
+        while query:
+            page = server.json("/api/events?" + urllib.parse.urlencode(query))
+            seen += [event["id"] for event in page["events"]]
+            query = {**query, "from": page["next"]} if page["next"] else None
+    equal(sorted(seen), sorted(note(number)["id"] for number in range(11, 21)), "pages of what came since")
 
     leat.ok("replay", "--topic", NOTE_TOPIC, "--to", events[-1]["position"], "--into", "e2e.copy")
     copies = leat.lines("replay", "--topic", "e2e.copy")

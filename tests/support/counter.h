@@ -35,6 +35,9 @@ inline events::Event CountedInput(std::string_view data) {
 
 class Counter final : public runtime::Decider {
  public:
+  bool Begins(const events::EventView& input) const override {
+    return input.data.find("+rest") == std::string_view::npos;
+  }
   bool Continues(const events::EventView& input) const override {
     return input.type == "test.asked_part.v1";
   }

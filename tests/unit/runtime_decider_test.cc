@@ -218,6 +218,11 @@ TEST_CASE("what a stranger's input is at fault for is one dead letter, and the p
     letters.push_back("b+-1");
   }
   SUBCASE("alone") {}
+  SUBCASE("before the rest of what belongs to it") {
+    Must(transport->Publish("asked", {CountInput("b", 1, true), CountInput("b", -1, true), CountInput("b+rest", 1)}));
+    expected.inputs += 3;
+    letters.insert(letters.end(), {"b+-1", "b+rest+1"});
+  }
   Publish(*transport, &expected, "b", 3);
   const auto shard = OpenShard(temp.Sub("shard"));
   Counter counter;
