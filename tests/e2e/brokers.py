@@ -19,6 +19,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -398,6 +399,37 @@ def facts_of_strangers(world):
     require(all(event["data"]["problem"] for event in dead), "each says why", dead)
 
 
+def scripts(world):
+    """deploy/kafka and deploy/rabbitmq leave alone what they did not start, and name the log of what does not start."""
+    name, port = world.broker.name, world.broker.port + 50
+    folder = os.path.join(world.folder, "script")
+
+    def call(verb, *more):
+        return subprocess.run([os.path.join(ROOT, "deploy", name), verb, "--port", str(port), "--dir", folder, *more],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+
+    for taken in {"kafka": (port, port + 1), "rabbitmq": (port, port + 1, port + 2)}[name]:
+        with socket.create_server(("127.0.0.1", taken)):
+            done = call("start")
+            require(done.returncode != 0 and f"port {taken} is taken" in done.stdout, f"port {taken} is taken:", done.stdout)
+    # Another process has the pid by now.
+    with subprocess.Popen(["sleep", "600"]) as other:
+        for verb in ("stop", "kill", "wipe"):
+            os.makedirs(folder, exist_ok=True)
+            with open(os.path.join(folder, name + ".pid"), "w", encoding="utf-8") as file:
+                file.write(f"{other.pid} 1\n")
+            require(call("status").returncode == 3, "it does not run")
+            require(call(verb).returncode == 0 and other.poll() is None, f"{verb} ends a process that it did not start")
+        other.kill()
+    properties = os.path.join(world.folder, "broken")
+    with open(properties, "w", encoding="utf-8") as file:
+        file.write({"kafka": "process.roles=nobody\n", "rabbitmq": "listeners.tcp.1 = nowhere\n"}[name])
+    done = call("start", "--properties", properties)
+    log = re.search(r"its log: ([^)]+)\)", done.stdout)
+    require(done.returncode != 0 and log and os.path.getsize(log[1]) > 0, "a broker that does not start names its log:", done.stdout)
+    require(call("wipe").returncode == 0 and not os.path.exists(folder), "wipe leaves nothing")
+
+
 def refused(world):
     """A broker that is not there, and settings that are wrong."""
     leat = Leat(world.arguments.leat, os.path.join(world.folder, "refused"))
@@ -431,6 +463,7 @@ def main():
     folder = tempfile.mkdtemp(prefix="leat-brokers-")
     world = World(arguments, folder)
     try:
+        scripts(world)
         refused(world)
         expected = embedded(world)
         world.broker.call("start")
