@@ -430,6 +430,24 @@ def scripts(world):
     require(call("wipe").returncode == 0 and not os.path.exists(folder), "wipe leaves nothing")
 
 
+def topic_settings(world):
+    """Retention and replication from the settings, and topics that are there with others."""
+    if world.broker.name != "kafka":
+        return
+    leat = world.on_broker()
+    plain = leat.settings
+    publish = ("publish", "kept", "--type", "chain.block_reverted.v1", "--data", json.dumps({"chain": "eip155:5", "number": "7"}))
+    leat.settings = [*plain, "--set", "topics.retention_ms=2592000000", "--set", "topics.replication=1"]  # 30 days
+    leat.ok(*publish)
+    leat.ok(*publish)
+    leat.settings = plain
+    leat.error(*publish, mentions=["retention.ms=2592000000", "topics.retention_ms=2592000000"])
+    leat.settings = [*plain, "--set", "topics.retention_ms=2592000000", "--set", "topics.replication=2"]
+    leat.error(*publish, mentions=["topics.replication=1"])
+    leat.settings = [*plain, "--set", "topics.retention_ms=-2"]
+    leat.error(*publish, mentions=["topics.retention_ms"])
+
+
 def refused(world):
     """A broker that is not there, and settings that are wrong."""
     leat = Leat(world.arguments.leat, os.path.join(world.folder, "refused"))
@@ -469,6 +487,7 @@ def main():
         world.broker.call("start")
         undisturbed(world, expected)
         print("  balances and log as embedded, also after all shards were rebuilt from their topics", flush=True)
+        topic_settings(world)
         strangers(world, expected)
         facts_of_strangers(world)
         print("  clients that are not ours read and write; what is no event is kept as a dead letter", flush=True)
