@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 from harness import CHAIN, Failed, Leat, equal, require
@@ -124,9 +125,39 @@ def undisturbed(world, expected):
     Leat(leat.binary, leat.data).error("--transport", "embedded", "topics", mentions=["data folder is of transport"])
 
 
+class Publisher:
+    """Publishes one event after the other all the time, and knows which were acknowledged."""
+
+    def __init__(self, leat):
+        self.leat, self.acknowledged, self.tried, self.running = leat, [], 0, True
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while self.running:
+            self.tried += 1
+            name = f"acknowledged-{self.tried}"
+            event = {"specversion": "1.0", "id": name, "source": "//e2e", "type": "chain.block_reverted.v1",
+                     "data": {"chain": "eip155:5", "number": "7"}}
+            if self.leat.run("publish", "acknowledged", stdin=json.dumps(event) + "\n").code == 0:
+                self.acknowledged.append(name)
+            time.sleep(0.05)
+
+    def check(self):
+        self.running = False
+        self.thread.join()
+        there = [event["id"] for event in self.leat.lines("replay", "--topic", "acknowledged")]
+        lost = set(self.acknowledged) - set(there)
+        require(not lost and self.acknowledged, f"{len(lost)} of {len(self.acknowledged)} acknowledged events are lost:", lost)
+        # Each is published once, and Kafka's producer is idempotent.
+        require(self.leat.transport != "kafka" or len(there) == len(set(there)), "there are some twice:", there)
+        print(f"  {len(self.acknowledged)} of {self.tried} events published meanwhile were acknowledged, and none of them is lost")
+
+
 def killed(world, expected, rounds):
     """kill -9 of the ingest or of the broker, at random moments."""
     leat, done, attempts = world.on_broker(), 0, 0
+    publisher = Publisher(world.on_broker())
     started = time.monotonic()
     print(f"  {'round':>5} {'killed':<8} {'after ms':>8} {'events/s':>9}")
     while done < rounds:
@@ -149,7 +180,8 @@ def killed(world, expected, rounds):
                 _, errors = ingest.communicate(timeout=RECOVERY_S)
             except subprocess.TimeoutExpired:
                 ingest.kill()
-                raise Failed(f"ingest did not go on within {RECOVERY_S} s of the broker's return") from None
+                _, errors = ingest.communicate()
+                raise Failed(f"ingest did not go on within {RECOVERY_S} s of the broker's return: {errors.decode()[-3000:]}") from None
             if ingest.returncode != 0:
                 # One that had only begun says so when the broker goes away; whoever reads that starts it again.
                 require(f"leat: error: {world.broker.name}".encode() in errors, f"ingest ended with {ingest.returncode}: {errors.decode()[-1500:]}")
@@ -166,6 +198,7 @@ def killed(world, expected, rounds):
             leat = world.on_broker()
     leat.ingest(world.genesis)
     equal(outcome(leat), expected, f"after {done} kills")
+    publisher.check()
     print(f"  {done} kills in {time.monotonic() - started:.0f} s, nothing lost and nothing twice")
 
 
