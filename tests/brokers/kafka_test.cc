@@ -499,8 +499,11 @@ TEST_CASE("a producer that fails for good is followed by another one") {
   // Until it strikes in the middle of a publish.
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
   uint64_t before;
+  std::chrono::milliseconds delay{0};  // after an acknowledgement: another one each time
   do {
     before = acknowledged;
+    std::this_thread::sleep_for(delay);
+    delay = (delay + std::chrono::milliseconds(1)) % std::chrono::milliseconds(50);
     transport->FailProducerForTest();
     while (acknowledged < before + kBatch && std::chrono::steady_clock::now() < deadline) {
       std::this_thread::yield();
