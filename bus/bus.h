@@ -22,7 +22,6 @@ struct Features {
   std::string_view name;
   bool seek = true;              // a subscription may start at any offset
   bool seek_by_time = true;      // OffsetAt
-  bool publish_from_many = true; // several processes at once; else opening it in a second one is refused (kUnavailable)
   bool end_at_once = true;       // what End tells can be polled without waiting
   bool groups_share = true;      // the members of a group share partitions; else the first holds all
   bool groups_remember = false;  // a member that comes back soon has the partitions that it had

@@ -154,6 +154,7 @@ Status EventReader::Step(std::vector<Item>* items) {
                     "see whether the broker runs; the last of them may be its own");
       }
       // Purged events at the end leave nothing to show.
+      waits_until_ = {};
       source.next = source.end;
       continue;
     }

@@ -181,7 +181,6 @@ Status EmbeddedTransport::VerifyFiles() const { return store_->database().Verify
 Features EmbeddedTransport::features() const {
   Features features;
   features.name = "embedded";
-  features.publish_from_many = false;
   features.groups_share = false;
   features.topics_max = kTopicsMax;
   return features;
