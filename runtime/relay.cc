@@ -20,6 +20,8 @@ constexpr auto kIdle = std::chrono::milliseconds(100);
 constexpr auto kBehind = std::chrono::milliseconds(1);
 // Before what was published is given up as lost: then it is published again.
 constexpr auto kReadBackMax = std::chrono::seconds(30);
+// Whoever claims the partition reads again what came since.
+constexpr auto kKeepInterval = std::chrono::seconds(1);
 // Nothing comes for so long: there is nothing more, or it will be read when it is there.
 constexpr auto kQuiet = std::chrono::seconds(10);
 
@@ -365,6 +367,7 @@ Relay::Relay(const Shard* shard, bus::Transport* transport, std::string topic, u
       epoch_(ownership.epoch),
       source_(OwnedSource(shard->name(), shard->log()->incarnation(), ownership.epoch)),
       read_(ownership.read),
+      kept_(ownership.read.next),
       published_(ownership.read.next_position) {}
 
 Relay::~Relay() = default;
@@ -392,6 +395,7 @@ Status Relay::Run(std::stop_token stop) {
   LEAT_ASSIGN(auto subscription, transport_->Subscribe(topic_, partition_, read_.next));
   auto cursor = log.Read(published_);
   auto last_progress = std::chrono::steady_clock::now();
+  auto keep_again = last_progress + kKeepInterval;
   while (!stop.stop_requested()) {
     const bool behind = read_.next_position < published_;  // published, and not read back yet
     const bool more = log.WaitFor(published_, behind ? std::chrono::milliseconds(0) : kIdle);
@@ -428,8 +432,22 @@ Status Relay::Run(std::stop_token stop) {
       published_ = read_.next_position;
       last_progress = now;
     }
+    if (now >= keep_again) {
+      KeepPosition();
+      keep_again = now + kKeepInterval;
+    }
   }
+  KeepPosition();
   return {};
+}
+
+// All before it that counts is in the log, synced: it was before it was published.
+void Relay::KeepPosition() {
+  if (read_.next == kept_) return;
+  auto kept = shard_->KeepInput(topic_, partition_, read_);
+  // Only a later claim takes longer; what is wrong with the disk its writer will meet.
+  if (!kept) core::LogWarning("relay " + topic_, kept.error().Text());
+  kept_ = read_.next;
 }
 
 Status Relay::PublishNext(eventstore::LogCursor* cursor) {

@@ -43,7 +43,8 @@ Result<bool> FollowTopic(const std::stop_token& stop, Shard* shard, Evolver* evo
                          bus::Transport* transport, const std::string& own_topic,
                          uint32_t own_partition, const RunnerOptions& input, RunnerStatus* status);
 
-// Owns the thread. Shard and transport must outlive it.
+// Owns the thread. Shard and transport must outlive it. The shard keeps how far its topic was read back, once a second and at
+// the end: the next claim reads on from there.
 class Relay {
  public:
   Relay(const Shard* shard, bus::Transport* transport, std::string topic, uint32_t partition,
@@ -62,6 +63,7 @@ class Relay {
   Status Run(std::stop_token stop);
   Status PublishNext(eventstore::LogCursor* cursor);
   Status ReadBack(bus::Subscription* subscription, std::chrono::milliseconds timeout);
+  void KeepPosition();
 
   const Shard* const shard_;
   bus::Transport* const transport_;
@@ -70,6 +72,7 @@ class Relay {
   const uint64_t epoch_;
   const std::string source_;
   InputPosition read_;      // of the topic; its next_position is how much of the log is there
+  uint64_t kept_ = 0;       // its `next` that the shard has
   uint64_t published_ = 0;  // position of the next event to publish
   std::atomic<uint64_t> read_to_{0};
   RunnerStatus status_;

@@ -139,6 +139,14 @@ void Shard::SetInput(std::string_view topic, uint32_t partition, const InputPosi
   window->staged_ = window->count_;
 }
 
+Status Shard::KeepInput(std::string_view topic, uint32_t partition,
+                        const InputPosition& position) const {
+  if (!database_->CheckRoom()) return {};
+  Batch batch(*database_);
+  batch.Put(Family::kMeta, InputKey(topic, partition), Pack(position));
+  return database_->Write(batch, false);
+}
+
 Status Shard::Commit(bool sync) {
   LEAT_TRY(failed_);
   if (auto room = log_ == nullptr ? database_->CheckRoom() : log_->CheckRoom(); !room) {

@@ -32,7 +32,7 @@ struct ShardOptions {
   std::function<uint64_t()> free_bytes;  // of the disk: see eventstore::DatabaseOptions
 };
 
-// The writer's calls belong to one thread; database() and log() may be read from any.
+// The writer's calls belong to one thread; database() and log() may be read from any, and KeepInput be called.
 class Shard {
  public:
   static Result<std::unique_ptr<Shard>> Open(const ShardOptions& options);
@@ -55,7 +55,10 @@ class Shard {
   // window has to be read anew.
   void SetInput(std::string_view topic, uint32_t partition, const InputPosition& position,
                 Window* window = nullptr);
-  // The same, as if nothing of it had been read.
+  // Writes it by itself, at once and not synced, from any thread: for a partition of which the writer sets nothing
+  // meanwhile. While there is no room it does nothing. Errors: those of a database.
+  Status KeepInput(std::string_view topic, uint32_t partition, const InputPosition& position) const;
+  // The same as SetInput, as if nothing of it had been read.
   void ForgetInput(std::string_view topic, uint32_t partition);
   // How much the commit being made holds, about: rows and events.
   size_t StagedBytes() const {

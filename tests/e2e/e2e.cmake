@@ -2,6 +2,9 @@
 add_test(NAME e2e
   COMMAND python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e/e2e.py --leat $<TARGET_FILE:leat>
     --sample ${CMAKE_SOURCE_DIR}/deploy/sample)
+# The README's first command.
+add_test(NAME e2e_deploy_run COMMAND python3 ${CMAKE_CURRENT_SOURCE_DIR}/e2e/deploy_run.py)
+set_tests_properties(e2e_deploy_run PROPERTIES LABELS e2e TIMEOUT 1800)
 # On real brokers, which are started for it.
 foreach(broker kafka rabbitmq)
   add_test(NAME e2e_${broker}

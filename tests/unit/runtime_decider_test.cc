@@ -722,6 +722,29 @@ TEST_CASE("the relay publishes everything once, over restarts at any moment") {
   CHECK(first->event.source.starts_with("leat/counter-0/"));
 }
 
+TEST_CASE("a claim reads nothing again that its shard's relay has read back") {
+  Relayed world;
+  world.Ask("a", 50);
+  world.Run();
+  world.ReopenShard();
+  const auto kept = Must(world.shard().Input("counted", 0));
+  CHECK(kept.next == Must(world.transport().End("counted", 0)).offset);
+  CHECK(kept.next_position == 50);
+  CHECK(kept.epoch == 1);
+  // Nor anything of long before, where the process was killed.
+  Relay relay(&world.shard(), &world.transport(), "counted", 0, Must(world.Claim()));
+  Must(relay.Start());
+  DeciderRunner runner(&world.shard(), &world.counter(), &world.transport(), Input());
+  Must(runner.Start());
+  world.Ask("a", 30);
+  REQUIRE(relay.status().WaitApplied(80, kPatience));
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (Must(world.shard().Input("counted", 0)).next_position < 80) {
+    REQUIRE(std::chrono::steady_clock::now() < deadline);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+}
+
 TEST_CASE("a relay goes on after a transport that was away, whatever had arrived") {
   Relayed world;
   world.Ask("a", 3);
