@@ -476,20 +476,25 @@ Status Relay::ReadBack(bus::Subscription* subscription, std::chrono::millisecond
   bus::PollLimits limits;
   limits.timeout = timeout;
   bus::MessageBatch batch;
-  LEAT_TRY(subscription->Poll(limits, &batch));
-  for (const bus::Message& message : batch.messages) {
-    LEAT_TRY(Admit(topic_, message, &read_, nullptr));
-    if (read_.epoch != epoch_) {
-      return Fail(ErrorClass::kConflict,
-                  "another owner has taken over partition " + std::to_string(partition_) + " of " +
-                      topic_ + " with epoch " + std::to_string(read_.epoch),
-                  "nothing is lost: it goes on from what is in the topic");
+  // All that is there: whoever waits for its own to be there waits no longer than it takes, and a claim after a crash finds
+  // little that is not kept.
+  do {
+    LEAT_TRY(subscription->Poll(limits, &batch));
+    for (const bus::Message& message : batch.messages) {
+      LEAT_TRY(Admit(topic_, message, &read_, nullptr));
+      if (read_.epoch != epoch_) {
+        return Fail(ErrorClass::kConflict,
+                    "another owner has taken over partition " + std::to_string(partition_) +
+                        " of " + topic_ + " with epoch " + std::to_string(read_.epoch),
+                    "nothing is lost: it goes on from what is in the topic");
+      }
     }
-  }
-  PassVacant(batch, &read_);
-  if (batch.messages.empty() && batch.vacant_to == 0) return {};
-  read_to_.store(read_.next, std::memory_order_release);
-  status_.Advance(read_.next_position);
+    PassVacant(batch, &read_);
+    if (batch.messages.empty() && batch.vacant_to == 0) return {};
+    read_to_.store(read_.next, std::memory_order_release);
+    status_.Advance(read_.next_position);
+    limits.timeout = std::chrono::milliseconds(0);
+  } while (read_.next_position < published_);
   return {};
 }
 
