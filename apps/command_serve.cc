@@ -22,7 +22,8 @@ struct ServeOptions {
 };
 
 constexpr unsigned kBlockingThreads = 8;
-constexpr auto kStopMax = std::chrono::seconds(15);
+// Less than what service managers wait before they kill: 10 s is the least of them.
+constexpr auto kStopMax = std::chrono::seconds(8);
 
 bool IsLoopback(std::string_view host) {
   return host == "127.0.0.1" || host == "::1" || host == "[::1]" || host == "localhost";

@@ -81,7 +81,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--leat", required=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--transfers", type=int, default=400_000)
+    parser.add_argument("--transfers", type=int, default=600_000)
     parser.add_argument("--port", type=int, default=19432)
     arguments = parser.parse_args()
     folder = tempfile.mkdtemp(prefix="leat-recovery-")

@@ -217,6 +217,9 @@ def shared(world):
         one = expected_of(world, chains, 1)
         both = {chain(number): deployment.user.state_hash("--chain", chain(number)) for number in chains}
         equal(both, {name: one[name] for name in both}, "balances of chains on four partitions")
+        # Each keeps a copy of what the other owns.
+        deployment.wait_until(lambda: sorted(followed(deployment)) == sorted(deployment_all(4)), "each follows what the other owns")
+        deployment.wait_until(lambda: streams(deployment, "left") == streams(deployment, "right"), "the logs of both hold the same")
         deployment.processes["left"].kill()
         took = deployment.wait_until(lambda: by_instance(deployment) == [deployment_all(4)], "the other has all")
         again = {chain(number): deployment.user.state_hash("--chain", chain(number)) for number in chains}
@@ -224,6 +227,17 @@ def shared(world):
         deployment.processes["left"].start()
         deployment.wait_until(lambda: [len(of) for of in by_instance(deployment)] == [6, 6], "each has half again")
         return took
+
+
+def followed(deployment):
+    """What any instance keeps a copy of."""
+    return [(part["role"], part["partition"]) for instance in deployment.user.json("cluster")["instances"]
+            for part in instance["parts"] if part["state"] == "following"]
+
+
+def streams(deployment, name):
+    """What the logs in a process's folder hold, its own and its copies."""
+    return deployment.processes[name].leat.json("streams")["streams"]
 
 
 def deployment_all(partitions):
