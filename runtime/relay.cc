@@ -238,7 +238,7 @@ Result<InputPosition> PrepareToRead(Shard* shard, Evolver* evolver, bus::Transpo
   if (rebuilding) LEAT_TRY(RebuildFromLog(shard, evolver, input, 0, nullptr));
   LEAT_ASSIGN(InputPosition read, shard->Input(own_topic, own_partition));
   LEAT_ASSIGN(*end, EndOf(transport, own_topic, own_partition, read.next));
-  if (read.next > end->offset ||
+  if (read.next > end->offset || read.next_position > shard->log()->size() ||
       (read.incarnation != 0 && end->incarnation != 0 && read.incarnation != end->incarnation)) {
     read = {};
     shard->ForgetInput(own_topic, own_partition);
@@ -247,6 +247,22 @@ Result<InputPosition> PrepareToRead(Shard* shard, Evolver* evolver, bus::Transpo
   }
   read.incarnation = end->incarnation;
   return read;
+}
+
+// An owner wrote it whose claim is not before it: the topic has lost its end since the position was kept, and has another one.
+bool IsOfEpochUnread(const bus::Message& message, const InputPosition& read) {
+  return message.problem.empty() && message.event.position &&
+         EpochOf(message.event.source) > read.epoch;
+}
+
+std::unexpected<Error> ReadAnew(Shard* shard, const std::string& own_topic,
+                                uint32_t own_partition) {
+  if (auto forgotten = shard->KeepInput(own_topic, own_partition, {}); !forgotten) {
+    return std::unexpected(forgotten.error());
+  }
+  return Fail(ErrorClass::kUnavailable,
+              own_topic + " is not what it was when it was read last: it has lost its end",
+              "it is read from its beginning");
 }
 
 }  // namespace
@@ -262,6 +278,7 @@ Result<bool> FollowTopic(const std::stop_token& stop, Shard* shard, Evolver* evo
   LEAT_ASSIGN(auto subscription, transport->Subscribe(own_topic, own_partition, read.next));
   std::stop_callback wake(stop, [&] { subscription->Wake(); });
   Rebuild rebuild(shard, evolver, transport, input, nullptr);
+  const bool anew = read.next == 0;
   InputPosition whole = read;  // behind the newest whole decision
   uint64_t committed = read.next;
   bus::MessageBatch batch;
@@ -270,6 +287,7 @@ Result<bool> FollowTopic(const std::stop_token& stop, Shard* shard, Evolver* evo
     for (const bus::Message& message : batch.messages) {
       const uint64_t position = read.next_position;
       LEAT_ASSIGN(const Admission admission, Admit(own_topic, message, &read, &window));
+      if (!anew && IsOfEpochUnread(message, read)) return ReadAnew(shard, own_topic, own_partition);
       if (admission.counts()) {
         LEAT_ASSIGN(const bool same, rebuild.Take(own_topic, message.event, position));
         if (!same) return false;
@@ -300,6 +318,7 @@ Result<std::optional<Ownership>> ClaimTopic(const std::stop_token& stop, Shard* 
   Rebuild rebuild(shard, evolver, transport, input, progress);
   const std::string instance = NewInstance();
   Ownership ownership;
+  const bool anew = read.next == 0;
   bool claimed = false;
   bus::MessageBatch batch;
   auto deadline = std::chrono::steady_clock::now() + kReadBackMax;  // of the next progress
@@ -335,6 +354,7 @@ Result<std::optional<Ownership>> ClaimTopic(const std::stop_token& stop, Shard* 
           message.event.type == events::kShardClaimed && message.offset >= read.next;
       const uint64_t epoch_before = read.epoch;
       LEAT_ASSIGN(const Admission admission, Admit(own_topic, message, &read, &window));
+      if (!anew && IsOfEpochUnread(message, read)) return ReadAnew(shard, own_topic, own_partition);
       if (admission.counts()) {
         LEAT_ASSIGN(const bool same, rebuild.Take(own_topic, message.event, position));
         if (!same) return std::nullopt;
@@ -409,28 +429,18 @@ Status Relay::Run(std::stop_token stop) {
     if (!status && status.error().Retryable()) {
       // What came of it is for the topic to tell: whatever is not there is published again, what is
       // there twice counts once.
-      const auto reread = [&]() -> Status {
-        LEAT_ASSIGN(const auto end, transport_->End(topic_, partition_));
-        auto quiet = std::chrono::steady_clock::now() + kQuiet;
-        while (read_.next < end.offset && !stop.stop_requested() &&
-               std::chrono::steady_clock::now() < quiet) {
-          const uint64_t next = read_.next;
-          LEAT_TRY(ReadBack(subscription.get(), kIdle));
-          if (read_.next > next) quiet = std::chrono::steady_clock::now() + kQuiet;
-        }
-        published_ = read_.next_position;
-        return {};
-      };
       core::LogWarning("relay " + topic_, "tried again: " + status.error().Text());
-      status = Retry(stop, "relay " + topic_, reread);
+      status = Retry(stop, "relay " + topic_, [&] { return ReadBackAll(stop, subscription.get()); });
+      published_ = read_.next_position;
     }
     LEAT_TRY(status);
-    const auto now = std::chrono::steady_clock::now();
+    auto now = std::chrono::steady_clock::now();
     if (!behind || read_.next_position > before) last_progress = now;
     if (now - last_progress > kReadBackMax) {
-      core::LogWarning("relay " + topic_, "what was published did not come back: published again");
-      published_ = read_.next_position;
-      last_progress = now;
+      // A transport that is away brings nothing; one that answers, and brings nothing even then, has lost it.
+      LEAT_TRY(Retry(stop, "relay " + topic_, [&] { return ReadBackAll(stop, subscription.get()); }));
+      if (read_.next_position == before && !stop.stop_requested()) return Lost();
+      now = last_progress = std::chrono::steady_clock::now();
     }
     if (now >= keep_again) {
       KeepPosition();
@@ -441,13 +451,34 @@ Status Relay::Run(std::stop_token stop) {
   return {};
 }
 
+Status Relay::ReadBackAll(const std::stop_token& stop, bus::Subscription* subscription) {
+  LEAT_ASSIGN(const auto end, EndOf(transport_, topic_, partition_, read_.next));
+  if (end.offset < read_.next) return Lost();
+  auto quiet = std::chrono::steady_clock::now() + kQuiet;
+  while (read_.next < end.offset && !stop.stop_requested() &&
+         std::chrono::steady_clock::now() < quiet) {
+    const uint64_t next = read_.next;
+    LEAT_TRY(ReadBack(subscription, kIdle));
+    if (read_.next > next) quiet = std::chrono::steady_clock::now() + kQuiet;
+  }
+  return {};
+}
+
 // All before it that counts is in the log, synced: it was before it was published.
 void Relay::KeepPosition() {
   if (read_.next == kept_) return;
-  auto kept = shard_->KeepInput(topic_, partition_, read_);
+  const auto kept = shard_->KeepInput(topic_, partition_, read_);
+  if (kept) kept_ = read_.next;
   // Only a later claim takes longer; what is wrong with the disk its writer will meet.
-  if (!kept) core::LogWarning("relay " + topic_, kept.error().Text());
-  kept_ = read_.next;
+  else core::Log(core::LogLevel::kDebug, "relay " + topic_, kept.error().Text());
+}
+
+std::unexpected<Error> Relay::Lost() {
+  if (auto forgotten = shard_->KeepInput(topic_, partition_, {}); !forgotten) {
+    core::LogWarning("relay " + topic_, forgotten.error().Text());
+  }
+  return Fail(ErrorClass::kConflict, topic_ + " has lost what it had confirmed",
+              "what it lacks is published again when its partition is claimed anew");
 }
 
 Status Relay::PublishNext(eventstore::LogCursor* cursor) {
@@ -478,7 +509,9 @@ Status Relay::ReadBack(bus::Subscription* subscription, std::chrono::millisecond
   bus::MessageBatch batch;
   // All that is there: whoever waits for its own to be there waits no longer than it takes, and a claim after a crash finds
   // little that is not kept.
+  uint64_t before;
   do {
+    before = read_.next;
     LEAT_TRY(subscription->Poll(limits, &batch));
     for (const bus::Message& message : batch.messages) {
       LEAT_TRY(Admit(topic_, message, &read_, nullptr));
@@ -490,7 +523,7 @@ Status Relay::ReadBack(bus::Subscription* subscription, std::chrono::millisecond
       }
     }
     PassVacant(batch, &read_);
-    if (batch.messages.empty() && batch.vacant_to == 0) return {};
+    if (read_.next == before) return {};
     read_to_.store(read_.next, std::memory_order_release);
     status_.Advance(read_.next_position);
     limits.timeout = std::chrono::milliseconds(0);

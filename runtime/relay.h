@@ -43,8 +43,8 @@ Result<bool> FollowTopic(const std::stop_token& stop, Shard* shard, Evolver* evo
                          bus::Transport* transport, const std::string& own_topic,
                          uint32_t own_partition, const RunnerOptions& input, RunnerStatus* status);
 
-// Owns the thread. Shard and transport must outlive it. The shard keeps how far its topic was read back, once a second and at
-// the end: the next claim reads on from there.
+// Owns the thread. Shard and transport must outlive it. About once a second and when it is stopped the shard keeps how far its
+// topic was read back: the next claim reads on from there.
 class Relay {
  public:
   Relay(const Shard* shard, bus::Transport* transport, std::string topic, uint32_t partition,
@@ -54,7 +54,8 @@ class Relay {
   // Ends the thread; the shard is not read any more. Not from two threads at once.
   void Stop();
   // Its `applied` is the position up to which the log is published and was read back, so that no
-  // other owner's claim lies before it. Its error is kConflict when another owner took over.
+  // other owner's claim lies before it. Its error is kConflict when another owner took over, and when the topic has lost what
+  // it had confirmed: the next claim reads it from its beginning, and what it lacks is published again.
   const RunnerStatus& status() const { return status_; }
   // Offset in the topic up to which it was read back; what status() tells lies before it.
   uint64_t read_to() const { return read_to_.load(std::memory_order_acquire); }
@@ -63,7 +64,10 @@ class Relay {
   Status Run(std::stop_token stop);
   Status PublishNext(eventstore::LogCursor* cursor);
   Status ReadBack(bus::Subscription* subscription, std::chrono::milliseconds timeout);
+  // Up to the topic's end, which may be somewhat later.
+  Status ReadBackAll(const std::stop_token& stop, bus::Subscription* subscription);
   void KeepPosition();
+  std::unexpected<Error> Lost();
 
   const Shard* const shard_;
   bus::Transport* const transport_;

@@ -141,9 +141,10 @@ void Shard::SetInput(std::string_view topic, uint32_t partition, const InputPosi
 
 Status Shard::KeepInput(std::string_view topic, uint32_t partition,
                         const InputPosition& position) const {
-  if (!database_->CheckRoom()) return {};
+  LEAT_TRY(database_->CheckRoom());
   Batch batch(*database_);
   batch.Put(Family::kMeta, InputKey(topic, partition), Pack(position));
+  if (position.next == 0) batch.Delete(Family::kKeys, WindowKey(topic, partition));
   return database_->Write(batch, false);
 }
 

@@ -1,5 +1,5 @@
-// A shard: one partition of one service, in one database with one writer thread. One commit is one write batch: rows,
-// the input position they reflect, and the events that originated here.
+// A shard: one partition of one service, in one database with one writer thread, beside which a relay keeps its position. One
+// commit is one write batch: rows, the input position they reflect, and the events that originated here.
 #pragma once
 
 #include <cstdint>
@@ -56,7 +56,7 @@ class Shard {
   void SetInput(std::string_view topic, uint32_t partition, const InputPosition& position,
                 Window* window = nullptr);
   // Writes it by itself, at once and not synced, from any thread: for a partition of which the writer sets nothing
-  // meanwhile. While there is no room it does nothing. Errors: those of a database.
+  // meanwhile. A position of 0 forgets the window, too. Errors: those of a database.
   Status KeepInput(std::string_view topic, uint32_t partition, const InputPosition& position) const;
   // The same as SetInput, as if nothing of it had been read.
   void ForgetInput(std::string_view topic, uint32_t partition);

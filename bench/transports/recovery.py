@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
-"""kill -9 of the process that has the ledger, under load on Kafka: how long until it is worked on again.
+"""kill -9 of the process that has the ledger, under load on Kafka: how long until it is worked on again; beside Kafka Streams.
 
-usage: python3 bench/transports/recovery.py --leat build/release/leat [--rounds N] [--transfers N] [--port N]
+usage: python3 bench/transports/recovery.py --build build/release [--rounds N] [--transfers N] [--port N] [--peer-rounds N]
+           (builds of leat and bench_kafka_streams; for the peer Maven and a JDK 17)
 
 Three processes: one has the feed, the balances and the gateway, one the ledger, and in the second case a third one a warm copy
 of it. Seeded transfers are ingested through the first; in mid-traffic the second is killed, and started again at once (case
 one) or not at all (case two). Measured is the time from the kill to the first posting that a new owner published, by the
 timestamps that the broker keeps of its messages. Every balance is compared in the end.
+
+The peer (bench/peers/kafka-streams, exactly_once_v2, the job of kafka_streams.py) is killed some seconds after its first record
+and started again at once, with the state that it had: once as it is by default, once with a session timeout of 6 s, which is
+ours. Measured is the time from the kill to its first record.
 """
 
 import argparse
@@ -24,9 +29,13 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
 
 from brokers import World  # noqa: E402
 from harness import Leat  # noqa: E402
+from kafka_streams import JVM, PEER, build_peer  # noqa: E402
 from roles import Deployment, Process  # noqa: E402
 
 CHAIN = "eip155:1"
+PEER_EVENTS = 2_000_000
+PEER_KILLED_AFTER_S = 3
+QUIET = "-Dorg.slf4j.simpleLogger.defaultLogLevel=off"  # a task that was killed is told as an error
 
 
 def epochs(world, leat):
@@ -77,13 +86,56 @@ def measure(world, files, standby, expected):
         return min(after) - killed
 
 
+class Peer:
+    """Kafka Streams on a topic."""
+
+    def __init__(self, world, topic, folder, session_ms):
+        classes = os.path.join(PEER, "target", "classes") + ":" + os.path.join(PEER, "target", "lib", "*")
+        self.command = ["java", *JVM, QUIET, "-cp", classes, "leat.bench.Balances", f"127.0.0.1:{world.broker.port}", topic,
+                        str(PEER_EVENTS), "exactly_once_v2", "2", os.path.join(folder, "state"), os.path.join(folder, "out"),
+                        "bench-" + os.path.basename(folder), str(session_ms)]
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
+
+    def first(self):
+        """When it had its first record."""
+        for line in self.process.stdout:
+            if line.startswith("first "):
+                return int(line.split()[1]) / 1000
+        raise SystemExit(f"the peer ended with {self.process.wait()}")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def measure_peer(world, topic, session_ms):
+    folder = tempfile.mkdtemp(prefix="peer-", dir=world.folder)
+    peer = Peer(world, topic, folder, session_ms)
+    try:
+        peer.first()
+        time.sleep(PEER_KILLED_AFTER_S)
+        killed = time.time()
+        peer.kill()
+        peer.start()
+        return peer.first() - killed
+    finally:
+        peer.kill()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--leat", required=True)
+    parser.add_argument("--build", default=os.path.join(ROOT, "build", "release"))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer-rounds", type=int, default=1)
     parser.add_argument("--transfers", type=int, default=600_000)
     parser.add_argument("--port", type=int, default=19432)
     arguments = parser.parse_args()
+    arguments.leat = os.path.join(arguments.build, "leat")
+    build_peer()
     folder = tempfile.mkdtemp(prefix="leat-recovery-")
     arguments.broker, arguments.seed, arguments.sample = "kafka", 1, ROOT
     world = World(arguments, folder)
@@ -96,10 +148,20 @@ def main():
         expected = reference.state_hash()
         world.broker.call("start")
         results = {}
-        for name, standby in (("the same instance, started again", False), ("another instance with a standby", True)):
-            results[name] = [measure(world, files, standby, expected) for _ in range(arguments.rounds)]
+
+        def show(name):
             print(f"{name}: median {statistics.median(results[name]):.2f} s of {', '.join(f'{one:.2f}' for one in results[name])}",
                   flush=True)
+
+        for name, standby in (("the same instance, started again", False), ("another instance with a standby", True)):
+            results[name] = [measure(world, files, standby, expected) for _ in range(arguments.rounds)]
+            show(name)
+        topic = "bench-recovery"
+        subprocess.run([os.path.join(arguments.build, "bench_kafka_streams"), "load", f"127.0.0.1:{arguments.port}", topic,
+                        str(PEER_EVENTS)], check=True)
+        for name, session_ms in (("Kafka Streams by default", 0), ("Kafka Streams with a session of 6 s", 6000)):
+            results[name] = [measure_peer(world, topic, session_ms) for _ in range(arguments.peer_rounds)]
+            show(name)
         print(json.dumps({"load": os.getloadavg()[0], **results}))
     finally:
         world.broker.call("wipe")

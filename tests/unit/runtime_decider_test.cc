@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <thread>
 
 #include "bus/embedded/embedded_transport.h"
@@ -569,12 +570,23 @@ class Unsteady final : public test::ForwardingTransport {
   std::atomic<int> polls_to_fail{0};
   std::atomic<int> publishes_to_lose{0};  // never arrive
   std::atomic<int> confirms_to_lose{0};   // arrive, and nobody hears of it
+  std::atomic<int> confirmed_to_lose{0};  // never arrive, and are confirmed all the same
+  std::atomic<uint64_t> end_lost{0};      // of every partition
 
+  Result<bus::PartitionEnd> End(std::string_view topic, uint32_t partition) override {
+    LEAT_ASSIGN(auto end, inner_->End(topic, partition));
+    end.offset -= std::min<uint64_t>(end.offset, end_lost);
+    return end;
+  }
   Status PublishTo(std::string_view topic, uint32_t partition,
                    const std::vector<events::Event>& events) override {
     if (publishes_to_lose > 0) {
       --publishes_to_lose;
       return Fail(ErrorClass::kUnavailable, "no broker");
+    }
+    if (confirmed_to_lose > 0) {
+      --confirmed_to_lose;
+      return {};
     }
     LEAT_TRY(inner_->PublishTo(topic, partition, events));
     if (confirms_to_lose == 0) return {};
@@ -759,6 +771,75 @@ TEST_CASE("a relay goes on after a transport that was away, whatever had arrived
     CHECK(relay.status().error().has_value());
   }
   world.Ask("a", 1);
+  world.Run();
+  world.CheckAll();
+}
+
+TEST_CASE("a topic that has lost what it had confirmed is read from its beginning") {
+  Relayed world;
+  world.Ask("a", 20);
+  world.Run();
+  Unsteady unsteady(&world.transport());
+  {
+    Relay relay(&world.shard(), &unsteady, "counted", 0, Must(world.Claim()));
+    Must(relay.Start());
+    world.Ask("a", 5);
+    unsteady.end_lost = 3;
+    unsteady.publishes_to_lose = 1;
+    DeciderRunner runner(&world.shard(), &world.counter(), &world.transport(), Input());
+    Must(runner.Start());
+    CHECK_FALSE(relay.status().WaitApplied(UINT64_MAX, kPatience));
+    CHECK(test::ClassOf(relay.status().error()) == ErrorClass::kConflict);
+    REQUIRE(runner.status().WaitApplied(world.expected().inputs, kPatience));
+  }
+  CHECK(Must(world.shard().Input("counted", 0)).next == 0);
+  world.Run();
+  world.CheckAll();
+  CHECK(Must(world.shard().Input("counted", 0)).next > 0);
+}
+
+TEST_CASE("what is confirmed and never comes is noticed, and published again" *
+          doctest::skip(std::getenv("LEAT_FULL") == nullptr)) {  // it is waited for half a minute
+  Relayed world;
+  world.Ask("a", 20);
+  world.Run(false);
+  Unsteady unsteady(&world.transport());
+  unsteady.confirmed_to_lose = 1;
+  {
+    Relay relay(&world.shard(), &unsteady, "counted", 0, Must(world.Claim()));
+    Must(relay.Start());
+    constexpr auto kLonger = std::chrono::minutes(2);
+    CHECK_FALSE(relay.status().WaitApplied(20, kLonger));
+    CHECK(test::ClassOf(relay.status().error()) == ErrorClass::kConflict);
+  }
+  world.Run();
+  world.CheckAll();
+}
+
+TEST_CASE("a kept position that is not of its topic, or of its log, is forgotten") {
+  Relayed world;
+  world.Ask("a", 20);
+  world.Run();
+  const auto kept = Must(world.shard().Input("counted", 0));
+  SUBCASE("the topic has an owner's events whose claim is not before it") {
+    // As of an owner that was away while the topic lost its end, and got another one.
+    Must(world.shard().KeepInput("counted", 0, {10, kept.incarnation, 0, 10}));
+    RunnerStatus status;
+    SUBCASE("by a claim") { CHECK(test::ClassOf(world.Claim()) == ErrorClass::kUnavailable); }
+    SUBCASE("by who follows") {
+      const auto followed = FollowTopic({}, &world.shard(), &world.counter(), &world.transport(),
+                                        "counted", 0, Input(), &status);
+      CHECK(test::ClassOf(followed) == ErrorClass::kUnavailable);
+    }
+    CHECK(Must(world.shard().Input("counted", 0)).next == 0);
+    CHECK(Must(world.Claim()).epoch == kept.epoch + 1);
+  }
+  SUBCASE("the log is shorter") {
+    world.DeleteShard();
+    Must(world.shard().KeepInput("counted", 0, kept));
+    CHECK(Must(world.Claim()).epoch == kept.epoch + 1);
+    CHECK(world.shard().log()->size() == 20);
+  }
   world.Run();
   world.CheckAll();
 }

@@ -26,11 +26,12 @@ import org.apache.kafka.streams.state.QueryableStoreTypes;
  * A balance per account as Kafka Streams keeps it: groupByKey().aggregate() over ledger.entries_posted.v1 events into its
  * RocksDB store, whose changes go to a changelog topic.
  *
- * <p>usage: Balances BOOTSTRAP TOPIC EVENTS exactly_once_v2|at_least_once THREADS STATE_FOLDER OUT
+ * <p>usage: Balances BOOTSTRAP TOPIC EVENTS exactly_once_v2|at_least_once THREADS STATE_FOLDER OUT [APPLICATION SESSION_MS]
  *
- * <p>Prints the seconds from the first record to the last one; what is committed after that is not counted. Then writes
- * to OUT "account balance" for every account, as its store answers. Everything is the library's default but what is set
- * below.
+ * <p>Prints when it had the first record, in milliseconds since 1970, and the seconds from there to the last one; what is
+ * committed after that is not counted. Then writes to OUT "account balance" for every account, as its store answers.
+ * Everything is the library's default but what is set below. With APPLICATION, its name, it can be started again where it
+ * was killed; SESSION_MS is the session timeout of its consumers, 0: the default.
  */
 public final class Balances {
   private static final int LEGS = 4;      // fields of ledger.v1.EntriesPosted
@@ -47,7 +48,11 @@ public final class Balances {
     final CountDownLatch done = new CountDownLatch(1);
 
     final Properties settings = new Properties();
-    settings.put(StreamsConfig.APPLICATION_ID_CONFIG, "bench-" + args[3] + "-" + System.nanoTime());
+    settings.put(
+        StreamsConfig.APPLICATION_ID_CONFIG, args.length > 7 ? args[7] : "bench-" + args[3] + "-" + System.nanoTime());
+    if (args.length > 8 && !args[8].equals("0")) {
+      settings.put(ConsumerConfig.SESSION_TIMEOUT_MS_CONFIG, args[8]);
+    }
     settings.put(StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, args[0]);
     settings.put(StreamsConfig.PROCESSING_GUARANTEE_CONFIG, args[3]);
     settings.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, Integer.parseInt(args[4]));
@@ -89,6 +94,8 @@ public final class Balances {
     final long number = applied.incrementAndGet();
     if (number == 1) {
       firstAt = System.nanoTime();
+      System.out.println("first " + System.currentTimeMillis());
+      System.out.flush();
     }
     if (number == events) {
       lastAt = System.nanoTime();
