@@ -314,6 +314,7 @@ Status Link::Serve(const std::stop_token& stop, Connection* connection) {
       amqp_maybe_release_buffers_on_channel(state, frame.channel);
     }
     LEAT_TRY(OnPause(connection));
+    amqp_maybe_release_buffers(state);  // of what was asked on a channel that brings nothing
   }
   return {};
 }

@@ -431,6 +431,7 @@ class QueueProducer::Impl final : public Link {
   void Confirmed(uint64_t tag, bool multiple, const Status& status) {
     std::lock_guard lock(mutex_);
     const auto begin = multiple ? open_.begin() : open_.find(tag);
+    if (begin == open_.end()) return;  // no tag of ours
     const auto end = open_.upper_bound(tag);
     for (auto one = begin; one != end; ++one) {
       Sending& sending = *one->second;

@@ -34,6 +34,7 @@ constexpr std::string_view kMarkType = "leat.mark";
 constexpr amqp_channel_t kChannel = 1;
 constexpr uint16_t kPrefetch = 256;
 constexpr size_t kUnconfirmedMax = 4096;
+constexpr size_t kBurstBytesMax = 256u << 10;  // sent before what comes is read
 constexpr size_t kShortTextBytesMax = 255;  // of a routing key
 // What is older than its retention goes when the stream begins a new segment.
 constexpr int64_t kSegmentBytesOfRetention = 4 << 20;
@@ -281,8 +282,13 @@ class Sender final : public Link {
     setsockopt(amqp_get_sockfd(connection->state()), IPPROTO_TCP, TCP_CORK, &on, sizeof on);
   }
   Status SendAll(Connection* connection) {
-    for (;;) {
+    for (size_t bytes = 0;;) {
       if (open_.size() >= kUnconfirmedMax) return {};
+      if (bytes >= kBurstBytesMax) {
+        // What the broker has to say is read in between: of an alarm on it reads no more, and what is sent waits.
+        Post([this](Connection* again) { return SendWaiting(again); });
+        return {};
+      }
       // The lock keeps the items: whoever gives them up waits for one message.
       std::lock_guard lock(mutex_);
       if (!blocked_.empty() || waiting_.empty()) return {};
@@ -291,7 +297,9 @@ class Sender final : public Link {
         waiting_.erase(waiting_.begin());
         continue;
       }
-      LEAT_TRY(SendOne(connection, batch->items[batch->sent]));
+      const Item& item = batch->items[batch->sent];
+      LEAT_TRY(SendOne(connection, item));
+      bytes += item.event == nullptr ? 0 : item.event->data.size();
       ++batch->sent;
       open_.emplace(next_tag_++,
                     Sent{batch->confirms, batch->items[batch->sent - 1].message_id, {}});
@@ -369,6 +377,7 @@ class Sender final : public Link {
 
   void Confirmed(uint64_t tag, bool multiple, const Status& status) {
     const auto begin = multiple ? open_.begin() : open_.find(tag);
+    if (begin == open_.end()) return;  // no tag of ours
     const auto end = open_.upper_bound(tag);
     for (auto one = begin; one != end; ++one) {
       one->second.confirms->Done(one->second.verdict ? status : one->second.verdict);
@@ -648,10 +657,13 @@ class Tails final : public Link {
   }
 
   // To be called before the messages of these numbers are published.
-  void Expect(const std::string& queue, const std::vector<uint64_t>& numbers) {
+  // Errors: kExhausted, kNotFound: they would not be seen to come back.
+  Status Expect(const std::string& queue, const std::vector<uint64_t>& numbers) {
     std::unique_lock lock(mutex_);
     Tail& tail = Follow(lock, queue);
+    if (!tail.following && !tail.error && !tail.error.error().Retryable()) return tail.error;
     for (const uint64_t number : numbers) tail.expected[number] = std::nullopt;
+    return {};
   }
   // Their offsets, as the user counts.
   Result<std::vector<uint64_t>> Offsets(const std::string& queue,
@@ -674,7 +686,9 @@ class Tails final : public Link {
   }
   void Forget(const std::string& queue, const std::vector<uint64_t>& numbers) {
     std::lock_guard lock(mutex_);
-    for (const uint64_t number : numbers) tails_.at(queue).expected.erase(number);
+    const auto tail = tails_.find(queue);
+    if (tail == tails_.end()) return;
+    for (const uint64_t number : numbers) tail->second.expected.erase(number);
   }
   void Confirmed(const std::string& queue, uint64_t number) {
     std::lock_guard lock(mutex_);
@@ -1006,10 +1020,11 @@ Result<std::vector<events::Position>> RabbitMqTransport::Impl::Publish(
     item.event = &event.view();
     by_queue[QueueOf(topic, partition)].push_back(numbers.back());
   }
-  if (read_back) {
-    for (const auto& [queue, wanted] : by_queue) tails.Expect(queue, wanted);
+  Status status;
+  for (const auto& [queue, wanted] : by_queue) {
+    if (read_back && status) status = tails.Expect(queue, wanted);
   }
-  auto status = sender.Send(std::move(items));
+  if (status) status = sender.Send(std::move(items));
   std::map<uint64_t, uint64_t> offsets;
   for (const auto& [queue, wanted] : by_queue) {
     if (status) tails.Confirmed(queue, wanted.back());
