@@ -57,6 +57,7 @@ Result<std::unique_ptr<EventReader>> EventReader::Open(const EventQuery& query,
             return Stale(*query.from);
           }
           source.next = query.from->offset;
+          source.begun = true;  // what was asked for by its name is there, or an error
         }
       }
       if (query.since_us && (!query.from || key(source) > key(*query.from))) {
@@ -140,7 +141,16 @@ Status EventReader::Step(std::vector<Item>* items) {
     limits.bytes_max = kStepBytes;
     const bool at_once = transport_->features().end_at_once;
     if (at_once) limits.timeout = std::chrono::milliseconds(0);
-    LEAT_TRY(source.subscription->Poll(limits, &batch_));
+    const auto polled = source.subscription->Poll(limits, &batch_);
+    if (!polled && polled.error().error_class == ErrorClass::kNotFound && !source.begun) {
+      // Its beginning is what retention has left.
+      LEAT_ASSIGN(const uint64_t first, transport_->OffsetAt(source.topic, source.partition, 0));
+      if (first <= source.next) return polled;
+      source.next = first;
+      source.subscription->Seek(first);
+      continue;
+    }
+    LEAT_TRY(polled);
     if (batch_.messages.empty()) {
       if (!at_once && batch_.vacant_to < source.end) {
         // It is there, and will come.
@@ -159,6 +169,7 @@ Status EventReader::Step(std::vector<Item>* items) {
       continue;
     }
     waits_until_ = {};
+    source.begun = true;
     bool whole = true;
     for (const bus::Message& message : batch_.messages) {
       if (message.offset >= source.end) {

@@ -59,6 +59,7 @@ class EventReader {
     std::unique_ptr<bus::Subscription> subscription;
     runtime::InputPosition input;  // what of the partition counts
     bool unowned = false;          // there were events before its first claim
+    bool begun = false;            // at a position that was asked for, or something was read
     bool Counts(const bus::Message& message);
   };
   EventReader() = default;

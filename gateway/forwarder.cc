@@ -1,5 +1,7 @@
 #include "gateway/forwarder.h"
 
+#include <strings.h>
+
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -23,7 +25,7 @@ constexpr size_t kBodyBytesMax = events::kDataBytesMax - (64u << 10);
 // A query may wait at the owner for what it asks for, and a submission until it is published.
 constexpr auto kQueryTimeout = std::chrono::milliseconds(10'000);
 constexpr auto kSubmitTimeout = std::chrono::milliseconds(120'000);
-// An io thread waits so long for a piece; after some in vain it looks in now and then.
+// A thread of streams waits so long for a piece; after some in vain it looks in now and then.
 constexpr auto kPieceWait = std::chrono::milliseconds(20);
 constexpr int kPieceWaitsMax = 5;
 
@@ -124,8 +126,13 @@ void Fill(runtime::Requester* requester, const std::string& topic, uint32_t part
   response->SetStatus(std::clamp<int>(static_cast<int>(answer.status()), 200, 599));
   response->SetContentType(Lasting(answer.content_type()));
   for (const auto& header : answer.headers()) {
-    // Ours has written them; another peer's that is no header's name is left out.
-    const bool token = !header.name().empty() &&
+    // Ours has written them; another peer's that is no header's name is left out, and so is what is this server's to say.
+    constexpr const char* kOurs[] = {"connection", "content-length", "content-type",
+                                     "transfer-encoding"};
+    const bool ours = std::any_of(std::begin(kOurs), std::end(kOurs), [&](const char* name) {
+      return strcasecmp(header.name().c_str(), name) == 0;
+    });
+    const bool token = !ours && !header.name().empty() &&
                        std::all_of(header.name().begin(), header.name().end(), [](char c) {
                          return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-';
                        });
@@ -249,6 +256,21 @@ void ForwardServer::Stop(std::string_view role, uint32_t partition) {
   responders_.erase(found);
 }
 
+void ForwardServer::ForgetIdle() {
+  const auto now = std::chrono::steady_clock::now();
+  std::erase_if(streams_, [&](const auto& one) {
+    return now - one.second->used.load() > kStreamIdleMax;
+  });
+}
+
+Status ForwardServer::error() const {
+  std::lock_guard lock(mutex_);
+  for (const auto& [topic, responder] : responders_) {
+    LEAT_TRY(responder->error());
+  }
+  return {};
+}
+
 Result<events::Event> ForwardServer::Answer(const events::EventView& request) {
   v1::RequestForwarded forwarded;
   if (request.type != events::kRequestForwarded ||
@@ -259,6 +281,7 @@ Result<events::Event> ForwardServer::Answer(const events::EventView& request) {
   std::shared_ptr<Stream> stream;
   {
     std::lock_guard lock(mutex_);
+    ForgetIdle();
     const auto found = streams_.find(forwarded.stream());
     if (found != streams_.end()) stream = found->second;
   }
@@ -308,7 +331,7 @@ Result<events::Event> ForwardServer::Begin(const events::EventView& event) {
   // Whoever has the partition next may know better: the gateway asks again.
   constexpr int kServiceUnavailable = 503;
   if (response.status() == kServiceUnavailable) {
-    return Fail(ErrorClass::kUnavailable, response.body());
+    return Fail(ErrorClass::kUnavailable, response.problem());
   }
 
   auto stream = std::make_shared<Stream>();
@@ -337,13 +360,9 @@ Result<events::Event> ForwardServer::Begin(const events::EventView& event) {
   }
   events::Event answer = EventOf(events::kRequestAnswered, stream->given.SerializeAsString());
   if (stream->given.stream().empty()) return answer;
-  const auto now = std::chrono::steady_clock::now();
-  stream->used = now;
+  stream->used = std::chrono::steady_clock::now();
   std::lock_guard lock(mutex_);
-  for (auto one = streams_.begin(); one != streams_.end();) {
-    const bool old = now - one->second->used.load() > kStreamIdleMax;
-    one = old ? streams_.erase(one) : std::next(one);
-  }
+  ForgetIdle();
   if (streams_.size() >= kStreamsMax) {
     // Whoever asks for the one that was not asked for for longest begins again.
     const auto oldest = std::min_element(

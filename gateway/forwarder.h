@@ -46,15 +46,19 @@ class ForwardServer {
   // Answers what comes to one partition of a role's topic from now on.
   Status Serve(std::string_view role, uint32_t partition);
   void Stop(std::string_view role, uint32_t partition);
+  // What ended the answering of a partition that it serves.
+  Status error() const;
 
  private:
   struct Stream;
   Result<events::Event> Answer(const events::EventView& request);
   Result<events::Event> Begin(const events::EventView& request);
+  // Under mutex_: the answers that nobody has asked to go on for long.
+  void ForgetIdle();
 
   bus::Transport* const transport_;
   const Handler handle_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Stream>> streams_;  // guarded by mutex_; by name
   std::map<std::string, std::unique_ptr<runtime::Responder>> responders_;  // guarded by mutex_
 };

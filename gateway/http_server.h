@@ -48,8 +48,8 @@ class HttpResponse {
     kCaughtUp,  // there is no more yet: ask again in HttpOptions::tick or less
     kEnd,
   };
-  // Appends the next piece of a body, about kStreamChunkBytes at most. Called on the io thread
-  // whenever the socket took the last piece; others have their turn in between. An error (or an
+  // Appends the next piece of a body, about kStreamChunkBytes at most. Called on a thread of streams,
+  // one call at a time, whenever the socket took the last piece. An error (or an
   // exception) cuts the connection before the end of the body, so that the client sees that it is
   // incomplete.
   using Stream = std::function<Result<Streamed>(std::string* chunk)>;
@@ -82,6 +82,9 @@ class HttpResponse {
   // Replaces what there is by an RFC 9457 problem document. `detail` is UTF-8.
   void SetProblem(int status, std::string_view detail);
 
+  // What the problem document says; empty without one.
+  const std::string& problem() const { return problem_; }
+
   int status() const { return status_; }
   std::string_view content_type() const { return content_type_; }
   // "Name: value\r\n" of each AddHeader.
@@ -97,6 +100,7 @@ class HttpResponse {
   std::string_view content_type_ = "application/json";
   std::string header_lines_;
   std::string body_;
+  std::string problem_;
   Stream stream_;
   std::string_view heartbeat_;
   Begin begin_;

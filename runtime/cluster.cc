@@ -15,6 +15,7 @@ constexpr auto kRetention = std::chrono::hours(1);
 // Enough to know of all that are there.
 constexpr uint64_t kBacklog = 512;
 constexpr size_t kInstancesMax = 10'000;
+constexpr int kPartsMax = 16'384;  // of one instance
 // A change of what is served is told within this.
 constexpr auto kLook = std::chrono::milliseconds(50);
 
@@ -79,10 +80,10 @@ Status Cluster::Listen(const std::stop_token& stop, uint64_t* next, uint64_t liv
   while (!stop.stop_requested()) {
     const auto polled = PollWithRetry(stop, kHeartbeatsTopic, subscription.get(), {}, &batch);
     if (!polled && polled.error().error_class == ErrorClass::kNotFound) {
-      // The topic's retention has taken it. Whoever is there tells it again soon.
-      LEAT_ASSIGN(const auto end, transport_->End(kHeartbeatsTopic, 0));
-      if (end.offset <= *next) return Fail(ErrorClass::kUnavailable, polled.error().message);
-      *next = end.offset;
+      // The topic's retention has taken it: what is left is newer.
+      LEAT_ASSIGN(const uint64_t first, transport_->OffsetAt(kHeartbeatsTopic, 0, 0));
+      if (first <= *next) return Fail(ErrorClass::kUnavailable, polled.error().message);
+      *next = first;
       subscription->Seek(*next);
       batch.Clear();
     } else {
@@ -106,6 +107,7 @@ Status Cluster::Listen(const std::stop_token& stop, uint64_t* next, uint64_t liv
 void Cluster::Hear(const events::EventView& event, bool live) {
   v1::InstanceSeen seen;
   if (!seen.ParseFromArray(event.data.data(), static_cast<int>(event.data.size()))) return;
+  if (seen.parts_size() > kPartsMax) return;
   Known known;
   known.heard = std::chrono::steady_clock::now();
   if (!live) {
@@ -209,7 +211,11 @@ std::optional<PartStanding> Cluster::Owner(std::string_view role, uint32_t parti
         continue;
       }
       // Two for a moment: the one who does not know yet that it has lost the partition has the lower epoch.
-      if (!newest || part.standing.epoch >= newest->standing.epoch) newest = part;
+      // Of those without epochs, which only read, the one who has read more.
+      const auto rank = [](const PartStanding& one) {
+        return std::pair{one.standing.epoch, one.standing.done};
+      };
+      if (!newest || rank(part) >= rank(*newest)) newest = part;
     }
   }
   return newest;

@@ -6,9 +6,11 @@
 #include "chain/v1/chain.pb.h"
 #include "events/registry.h"
 #include "gateway/api.h"
+#include "gateway/event_reader.h"
 #include "gateway/forwarder.h"
 #include "runtime/inbox.h"
 #include "runtime/shard.h"
+#include "tests/support/shortened_transport.h"
 #include "tests/support/test_support.h"
 
 namespace leat::gateway {
@@ -273,6 +275,30 @@ TEST_CASE("http api: events show repetitions of nobody's, and what counts of an 
   const json answer = world.Get("/api/events?topic=t");
   for (const auto& event : answer["events"]) ids += event["id"].get<std::string>() + ", ";
   CHECK(ids == "id, id, owned 1, owned 2, owned 3, ");
+}
+
+TEST_CASE("http api: events begin with what retention has left, but for a position that was asked for") {
+  test::TempFolder temp;
+  const auto transport = Must(bus::EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("notes", 1));
+  for (const char* data : {"0", "1", "2", "3"}) {
+    Must(transport->Publish("notes", {test::DataEvent(data)}));
+  }
+  test::Shortened shortened(transport.get(), 2);
+  EventQuery query;
+  SUBCASE("all topics") {}
+  SUBCASE("one topic") { query.topic = "notes"; }
+  const auto reader = Must(EventReader::Open(query, &shortened));
+  std::string seen;
+  std::vector<EventReader::Item> items;
+  while (!reader->Done()) {
+    Must(reader->Step(&items));
+    for (const auto& item : items) seen += item.message->event.data;
+  }
+  CHECK(seen == "23");
+  query.from = events::Position{"notes", 0, 1, 0};
+  CHECK(test::ClassOf(Must(EventReader::Open(query, &shortened))->Step(&items)) ==
+        ErrorClass::kNotFound);
 }
 
 TEST_CASE("http api: after and at_position wait for what was written") {

@@ -745,7 +745,7 @@ TEST_CASE("http: a quiet stream sends heartbeats, by which a client that has gon
     client.Get(path);
     client.ReadHead();
     CHECK(client.ReadUntil(Chunk("\n") + Chunk("\n")) == Chunk("\n") + Chunk("\n"));
-    CHECK(server->stats().connections_open == 1);
+    CHECK(server->stats().connections_open >= 1);
   }
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
   while (server->stats().connections_open > 0 && std::chrono::steady_clock::now() < deadline) {
