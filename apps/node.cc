@@ -391,6 +391,7 @@ std::vector<runtime::InstanceStanding> Node::Instances() const {
 
 Status Node::Error() const {
   for (const auto& role : roles_) LEAT_TRY(role->error());
+  if (forward_server_ != nullptr) return forward_server_->error();
   return {};
 }
 

@@ -23,6 +23,7 @@ using Time = std::chrono::steady_clock::time_point;
 constexpr size_t kInstanceBytesMax = 64;
 constexpr size_t kFailureBytesMax = 4096;  // of a failure's message and of its remedy
 constexpr size_t kOutboxItemsMax = 8192;   // then whoever puts in waits, or is refused
+constexpr size_t kOutboxBytesMax = 64u << 20;  // the same
 constexpr size_t kOutboxBatchMax = 512;    // published at a time
 constexpr size_t kTopicsKnownMax = 10'000;
 
@@ -75,6 +76,12 @@ std::string_view ExtensionOf(const events::EventView& event, std::string_view na
 
 int64_t Micros(std::chrono::milliseconds time) { return time.count() * 1000; }
 
+size_t BytesOf(const events::EventView& event) {
+  size_t bytes = event.data.size();
+  for (const auto& [name, value] : event.extensions) bytes += name.size() + value.size();
+  return bytes;
+}
+
 // Publishes on a thread of its own: what is put in while it publishes is its next batch. Publishes
 // each item once; to try again is for whoever put it in.
 class Outbox {
@@ -99,10 +106,13 @@ class Outbox {
     bool stopped;
     {
       std::unique_lock lock(mutex_);
-      const auto has_room = [&] { return items_.size() < kOutboxItemsMax || stopped_; };
+      const auto has_room = [&] {
+        return (items_.size() < kOutboxItemsMax && bytes_ < kOutboxBytesMax) || stopped_;
+      };
       if (waits_) changed_.wait(lock, has_room);
       stopped = stopped_;
       if (!stopped && has_room()) {
+        bytes_ += BytesOf(item.event->view());
         items_.push_back(std::move(item));
         item.done = nullptr;
       }
@@ -127,6 +137,7 @@ class Outbox {
     {
       std::lock_guard lock(mutex_);
       items_.clear();
+      bytes_ = 0;
     }
     changed_.notify_all();
   }
@@ -141,6 +152,7 @@ class Outbox {
         if (items_.empty()) return;
         while (!items_.empty() && batch.size() < kOutboxBatchMax) {
           batch.push_back(std::move(items_.front()));
+          bytes_ -= BytesOf(batch.back().event->view());
           items_.pop_front();
         }
       }
@@ -204,6 +216,7 @@ class Outbox {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Item> items_;  // guarded by mutex_
+  size_t bytes_ = 0;        // of their events; guarded by mutex_
   bool stopped_ = false;    // guarded by mutex_
   std::jthread thread_;
 };
@@ -326,7 +339,7 @@ void Requester::Impl::Ask(const std::string& topic, const events::Event& request
   }
   const auto event = std::make_shared<const events::Event>(view);
   Pending pending;
-  const size_t size = view.data.size();
+  const size_t size = BytesOf(view);
   pending.topic = topic;
   pending.partition = options.partition;
   pending.request = event;
@@ -384,7 +397,7 @@ void Requester::Impl::Finish(const std::string& id, Result<events::Event> answer
     const auto found = pending_.find(id);
     if (found == pending_.end()) return;
     done = std::move(found->second.done);
-    pending_bytes_ -= found->second.request->view().data.size();
+    pending_bytes_ -= BytesOf(found->second.request->view());
     pending_.erase(found);
   }
   done(std::move(answer));
@@ -476,7 +489,7 @@ void Requester::Impl::Tick() {
     for (auto one = pending_.begin(); one != pending_.end();) {
       Pending& pending = one->second;
       if (now >= pending.deadline) {
-        pending_bytes_ -= pending.request->view().data.size();
+        pending_bytes_ -= BytesOf(pending.request->view());
         late.push_back(std::move(pending));
         one = pending_.erase(one);
         continue;
@@ -601,6 +614,7 @@ class Responder::Impl {
   Status Read(const std::stop_token& stop);
   void Take(const events::EventView& view, uint64_t offset);
   void Work(const std::stop_token& stop);
+  Result<events::Event> Handle(const events::EventView& request) const;
   void Reply(const Request& request, Result<events::Event> answer);
   void Send(const std::string& reply_to, std::shared_ptr<const events::Event> reply);
   Result<events::Event> Complete(const Request& request, const events::EventView& answer) const;
@@ -634,7 +648,13 @@ Status Responder::Impl::Read(const std::stop_token& stop) {
     if (stop.stop_requested()) return {};
     if (IsGone(polled)) {
       // Retention has taken it. Whoever still waits for an answer asks again, at the end.
-      LEAT_ASSIGN(const auto end, transport_->End(options_.topic, options_.partition));
+      bus::PartitionEnd end;
+      const auto asked = Retry(stop, options_.topic, [&]() -> Status {
+        LEAT_ASSIGN(end, transport_->End(options_.topic, options_.partition));
+        return {};
+      });
+      if (stop.stop_requested()) return {};
+      LEAT_TRY(asked);
       core::LogInfo(options_.topic, "goes on at the end, offset " + std::to_string(end.offset) +
                                         ": " + polled.error().Text());
       subscription_->Seek(next_ = end.offset);
@@ -690,7 +710,8 @@ void Responder::Impl::Take(const events::EventView& view, uint64_t offset) {
   }
   if (request.expiry_us <= clock_.NowUs())
     return pass_over(core::LogLevel::kDebug, "it has expired");
-  request.key = std::string(view.source) + '\n' + id;
+  // Ids are unique among those that one asks: their replies go to one topic.
+  request.key = request.reply_to + '\n' + std::string(view.source) + '\n' + id;
   std::shared_ptr<const events::Event> answered;
   bool refused = false;
   {
@@ -700,12 +721,12 @@ void Responder::Impl::Take(const events::EventView& view, uint64_t offset) {
       if (seen->second.reply == nullptr) return;  // its reply will come
       answered = seen->second.reply;
     } else if (waiting_.size() >= options_.waiting_max ||
-               waiting_bytes_ + view.data.size() > options_.waiting_bytes_max) {
+               waiting_bytes_ + BytesOf(view) > options_.waiting_bytes_max) {
       refused = true;
     } else {
       request.event = std::make_shared<const events::Event>(view);
       seen_[request.key];
-      waiting_bytes_ += view.data.size();
+      waiting_bytes_ += BytesOf(view);
       waiting_.push_back(std::move(request));
     }
   }
@@ -727,15 +748,24 @@ void Responder::Impl::Work(const std::stop_token& stop) {
       if (stop.stop_requested()) return;
       request = std::move(waiting_.front());
       waiting_.pop_front();
-      waiting_bytes_ -= request.event->view().data.size();
+      waiting_bytes_ -= BytesOf(request.event->view());
       if (request.expiry_us <= clock_.NowUs()) {
         seen_.erase(request.key);
         continue;
       }
     }
-    auto answer = handler_(request.event->view());
+    auto answer = Handle(request.event->view());
     if (answer) answer = Complete(request, answer->view());
     Reply(request, std::move(answer));
+  }
+}
+
+Result<events::Event> Responder::Impl::Handle(const events::EventView& request) const {
+  try {
+    return handler_(request);
+  } catch (const std::exception& error) {
+    return Fail(ErrorClass::kInternal, std::string("unexpected: ") + error.what(),
+                "please report it, with the request");
   }
 }
 

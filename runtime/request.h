@@ -27,7 +27,7 @@ inline constexpr std::string_view kExpiryTimeAttribute = "expirytime";
 inline constexpr std::string_view kRepliesPrefix = "leat.replies.";
 
 inline constexpr size_t kRequestsInFlightMax = 4096;
-inline constexpr size_t kRequestsInFlightBytesMax = 256u << 20;  // of data
+inline constexpr size_t kRequestsInFlightBytesMax = 256u << 20;  // of data and extensions
 inline constexpr size_t kReplyBytesMax = 1u << 20;  // of data
 inline constexpr auto kRequestTimeoutDefault = std::chrono::milliseconds(5'000);
 inline constexpr auto kRequestTimeoutMax = std::chrono::milliseconds(600'000);

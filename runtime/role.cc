@@ -181,6 +181,7 @@ void Role::RunHost(const std::stop_token& stop, Host* host) {
       const bool fenced = status.error().error_class == ErrorClass::kConflict;
       host->changed.wait_for(lock, stop, fenced ? kFencedPause : kRetryPause,
                              [&] { return host->target != target; });
+      if (host->target == Target::kRest) host->state = PartState::kResting;  // where it is
     } else {
       failed = true;
       host->failed = status;
