@@ -35,7 +35,6 @@ class Connection {
   Status Open(const RabbitMqOptions& options, int heartbeat_s);
   Status OpenChannel(uint16_t channel);
   void Close();
-  bool is_open() const { return state_ != nullptr; }
   amqp_connection_state_t_* state() const { return state_; }
 
   // What the last synchronous call came to; "what" is what was tried. Errors: kNotFound (no such

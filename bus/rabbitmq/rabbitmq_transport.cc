@@ -885,7 +885,8 @@ Status RabbitMqTransport::Impl::Locked(const std::function<Status()>& work) {
   std::lock_guard guard(admin_mutex);
   const std::string lock = options.exchange + ".lock";
   const auto once = [&]() -> Status {
-    if (!admin.is_open()) LEAT_TRY(admin.Open(options, 0));
+    // With heartbeats: the lock of who is cut off is not kept for ever.
+    LEAT_TRY(admin.Open(options, options.heartbeat_s));
     LEAT_TRY(admin.OpenChannel(kChannel));
     // A queue that is exclusive to a connection is gone with it.
     amqp_queue_declare(admin.state(), kChannel, Bytes(lock), 0, 0, 1, 1, amqp_empty_table);
@@ -904,8 +905,8 @@ Status RabbitMqTransport::Impl::Locked(const std::function<Status()>& work) {
   const auto deadline = std::chrono::steady_clock::now() + options.timeout;
   for (;;) {
     auto status = once();
-    if (status) return status;
     admin.Close();  // with its lock
+    if (status) return status;
     if (!status.error().Retryable() || std::chrono::steady_clock::now() > deadline) return status;
     std::this_thread::sleep_for(kLockPause);
   }
