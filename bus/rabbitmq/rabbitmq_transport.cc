@@ -923,6 +923,11 @@ Status RabbitMqTransport::Impl::DeclareStream(const std::string& queue, const st
   const auto* declared =
       amqp_queue_declare(admin.state(), kChannel, Bytes(queue), 0, 1, 0, 0, {count, arguments});
   if (auto status = admin.Reply("declaring " + queue); !status) {
+    if (status.error().message.find(": 541 ") != std::string::npos) {
+      status.error().remedy =
+          "a broker that was killed while it made this queue answers so: docs/transports.md says "
+          "how to take it away";
+    }
     if (status.error().error_class != ErrorClass::kConflict) return status;
     return Fail(ErrorClass::kConflict,
                 "queue " + queue + " is there, and is another one than the stream that was wanted" +
