@@ -321,12 +321,7 @@ Result<events::Event> ForwardServer::Begin(const events::EventView& event) {
   request.trusted = true;
   request.forwarded = true;
   HttpResponse response;
-  try {
-    handle_(request, response);
-  } catch (const std::exception& error) {
-    return Fail(ErrorClass::kInternal, std::string("unexpected: ") + error.what(),
-                "please report it, with the request");
-  }
+  handle_(request, response);
   LEAT_ASSERT(!response.deferred());  // what is forwarded is answered here
   // Whoever has the partition next may know better: the gateway asks again.
   constexpr int kServiceUnavailable = 503;

@@ -888,8 +888,9 @@ def follow(context):
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             for number in range(6, total + 1):
-                server.request("POST", f"/api/events?topic={NOTE_TOPIC}", json.dumps(note(number)),
-                               {"Content-Type": "application/cloudevents+json"})
+                answer = server.request("POST", f"/api/events?topic={NOTE_TOPIC}", json.dumps(note(number)),
+                                        {"Content-Type": "application/cloudevents+json"})
+                require(answer.status < 300, answer)
             ids = [event["id"] for event in read_events(reader, total)]
             equal(ids, [f"e2e-{number}" for number in range(1, total + 1)], "ids followed")
             if not context.quick:
