@@ -31,6 +31,9 @@ Result<std::unique_ptr<EventReader>> EventReader::Open(const EventQuery& query,
   if (query.since_us && query.topic.empty()) {
     return Invalid("since: goes with one topic", "name a topic");
   }
+  if (query.follow && query.to) {
+    return Invalid("to: does not go with follow, which has no end", "leave out one of them");
+  }
   for (const auto* position : {&query.from, &query.to}) {
     if (!*position) continue;
     if (!wanted.empty() && query.topic != (*position)->topic && !query.topic.empty()) {
@@ -170,6 +173,8 @@ Status EventReader::Step(std::vector<Item>* items) {
     }
     waits_until_ = {};
     source.begun = true;
+    // Following, what came since the end was asked for counts too: the subscription is behind it now.
+    if (query_.follow) source.end = std::max(source.end, batch_.messages.back().offset + 1);
     bool whole = true;
     for (const bus::Message& message : batch_.messages) {
       if (message.offset >= source.end) {

@@ -301,6 +301,38 @@ TEST_CASE("http api: events begin with what retention has left, but for a positi
         ErrorClass::kNotFound);
 }
 
+TEST_CASE("http api: a follower misses nothing that is published while it looks for the end") {
+  test::TempFolder temp;
+  const auto transport = Must(bus::EmbeddedTransport::Open(temp.Sub("bus")));
+  Must(transport->CreateTopic("notes", 1));
+  // One more comes right after every look, as long as there are some.
+  class Growing final : public test::ForwardingTransport {
+   public:
+    using ForwardingTransport::ForwardingTransport;
+    Result<bus::PartitionEnd> End(std::string_view topic, uint32_t partition) override {
+      auto end = inner_->End(topic, partition);
+      if (end && end->offset < 10) {
+        Must(inner_->Publish(topic, {test::DataEvent(std::to_string(end->offset))}));
+      }
+      return end;
+    }
+  } growing(transport.get());
+  EventQuery query;
+  query.topic = "notes";
+  query.follow = true;
+  const auto reader = Must(EventReader::Open(query, &growing));
+  std::string seen;
+  std::vector<EventReader::Item> items;
+  for (int step = 0; step < 20; ++step) {
+    Must(reader->Step(&items));
+    for (const auto& item : items) seen += item.message->event.data;
+  }
+  CHECK(reader->CaughtUp());
+  CHECK(seen == "0123456789");
+  query.to = events::Position{"notes", 0, 5, 0};
+  CHECK(test::ClassOf(EventReader::Open(query, &growing)) == ErrorClass::kInvalid);
+}
+
 TEST_CASE("http api: after and at_position wait for what was written") {
   World world;
   world.OpenApi();
