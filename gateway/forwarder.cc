@@ -25,7 +25,7 @@ constexpr size_t kBodyBytesMax = events::kDataBytesMax - (64u << 10);
 // A query may wait at the owner for what it asks for, and a submission until it is published.
 constexpr auto kQueryTimeout = std::chrono::milliseconds(10'000);
 constexpr auto kSubmitTimeout = std::chrono::milliseconds(120'000);
-// An io thread waits so long for a piece; after some in vain it looks in now and then.
+// A thread of streams waits so long for a piece; after some in vain it looks in now and then.
 constexpr auto kPieceWait = std::chrono::milliseconds(20);
 constexpr int kPieceWaitsMax = 5;
 

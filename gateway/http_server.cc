@@ -56,6 +56,7 @@ constexpr size_t kBodyBytesPerTimeout = 64UL * 1024;  // a slower client meets b
 constexpr size_t kChunkLineBytesMax = 4UL * 1024;     // of a chunked body: size line, or trailer
 constexpr size_t kDrainBytesMax = 4UL * 1024 * 1024;  // read and dropped before closing
 constexpr milliseconds kDrainTimeout{2'000};
+constexpr size_t kStreamThreads = 4;
 constexpr size_t kRefusalsMax = 64;  // connections over the limit that still get a 503
 constexpr milliseconds kAcceptRetry{100};
 
@@ -288,7 +289,8 @@ struct Shared {
   Shared(HttpOptions given_options, Handler given_handler)
       : options(std::move(given_options)),
         handler(std::move(given_handler)),
-        pool(std::max(1U, options.blocking_threads)) {}
+        pool(std::max(1U, options.blocking_threads)),
+        streams(kStreamThreads) {}
 
   const HttpOptions options;
   const Handler handler;
@@ -299,6 +301,8 @@ struct Shared {
   std::atomic<uint64_t> refusals_open = 0;  // connections over the limit, being told so
   // Its queue is bounded by connections_max: a connection has at most one request in it.
   asio::thread_pool pool;
+  // Streams wait for what is not there yet: neither an io thread nor a request may wait for them.
+  asio::thread_pool streams;
 };
 
 // Coarse time: a deadline costs an addition, and no clock is read for a request.
@@ -387,7 +391,7 @@ class Connection {
 
  private:
   // What is under way.
-  enum class Phase { kReadIdle, kReadHead, kReadBody, kWrite, kWork, kYield, kPause, kDrain };
+  enum class Phase { kReadIdle, kReadHead, kReadBody, kWrite, kWork, kPause, kDrain };
   // What to do next. Before any but the steps that add to out_, it is sent.
   enum class Step {
     kParse,   // the next request of in_
@@ -395,8 +399,8 @@ class Connection {
     kSubmit,  // request_ to the blocking pool
     kDefer,   // the handler has left response_ to somebody else
     kAnswer,  // the handler has filled response_
-    kStream,  // the next piece of stream_
-    kYield,   // let others have the thread, then kStream
+    kStream,  // the next piece of stream_, from the pool of streams
+    kMore,    // kStream again
     kPause,   // kStream at the next tick
     kClose,   // the client has got everything
     kAbort,   // the client must see that something is missing
@@ -423,7 +427,9 @@ class Connection {
   Step Dispatch();
   void CallHandler();
   Step Answer();
-  Step Pump();
+  void Pump();
+  Result<HttpResponse::Streamed> Pull();
+  Step Give(const Result<HttpResponse::Streamed>& streamed);
   Step Refuse(int status, std::string_view detail);
   void EndRequest();
 
@@ -525,15 +531,11 @@ void Connection::Run(Step step) {
         step = Answer();
         break;
       case Step::kStream:
-        step = Pump();
-        break;
-      case Step::kYield:
+        return Pump();
+      case Step::kMore:
         // With nothing to send, nobody else would see that the socket was closed.
         if (worker_.shared().forced) return Abort();
-        phase_ = Phase::kYield;
-        deadline_ = kNever;
-        asio::post(socket_.get_executor(), [this] { Guarded([&] { Run(Step::kStream); }); });
-        return;
+        return Pump();
       case Step::kPause:
         if (worker_.shared().stopping) return Abort();
         phase_ = Phase::kPause;
@@ -661,17 +663,33 @@ Connection::Step Connection::Answer() {
   return keep_alive ? Step::kParse : Step::kClose;
 }
 
-Connection::Step Connection::Pump() {
+// It may have to be waited for.
+void Connection::Pump() {
+  phase_ = Phase::kWork;
+  deadline_ = kNever;
+  asio::post(worker_.shared().streams, [this] {
+    auto streamed = Pull();
+    asio::post(socket_.get_executor(), [this, streamed = std::move(streamed)] {
+      Guarded([&] { Run(Give(streamed)); });
+    });
+  });
+}
+
+// On the pool of streams.
+Result<HttpResponse::Streamed> Connection::Pull() {
   std::string& chunk = response_.body();
   chunk.clear();
-  Result<HttpResponse::Streamed> streamed = HttpResponse::Streamed::kEnd;
   try {
-    streamed = stream_(&chunk);
+    return stream_(&chunk);
   } catch (const std::exception& e) {
-    streamed = Fail(ErrorClass::kInternal, std::string("the stream threw: ") + e.what());
+    return Fail(ErrorClass::kInternal, std::string("the stream threw: ") + e.what());
   } catch (...) {
-    streamed = Fail(ErrorClass::kInternal, "the stream threw: unknown exception");
+    return Fail(ErrorClass::kInternal, "the stream threw: unknown exception");
   }
+}
+
+Connection::Step Connection::Give(const Result<HttpResponse::Streamed>& streamed) {
+  std::string& chunk = response_.body();
   if (!streamed) {
     core::LogError(kComponent, stream_name_ + ": answer cut short: " + streamed.error().Text());
     return Step::kAbort;
@@ -687,7 +705,7 @@ Connection::Step Connection::Pump() {
     out_ += chunk;
     if (stream_chunked_) out_ += kCrlf;
   }
-  if (!ends) return *streamed == HttpResponse::Streamed::kMore ? Step::kYield : Step::kPause;
+  if (!ends) return *streamed == HttpResponse::Streamed::kMore ? Step::kMore : Step::kPause;
   stream_ = nullptr;
   if (stream_chunked_) out_ += "0\r\n\r\n";
   return stream_keep_alive_ ? Step::kParse : Step::kClose;
@@ -1107,6 +1125,7 @@ void HttpServer::Impl::Stop() {
     }
     for (auto& worker : workers) worker->Join();
     shared.pool.join();
+    shared.streams.join();
   });
 }
 

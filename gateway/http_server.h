@@ -48,8 +48,8 @@ class HttpResponse {
     kCaughtUp,  // there is no more yet: ask again in HttpOptions::tick or less
     kEnd,
   };
-  // Appends the next piece of a body, about kStreamChunkBytes at most. Called on the io thread
-  // whenever the socket took the last piece; others have their turn in between. An error (or an
+  // Appends the next piece of a body, about kStreamChunkBytes at most. Called on a thread of streams,
+  // one call at a time, whenever the socket took the last piece. An error (or an
   // exception) cuts the connection before the end of the body, so that the client sees that it is
   // incomplete.
   using Stream = std::function<Result<Streamed>(std::string* chunk)>;
