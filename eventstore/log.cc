@@ -350,6 +350,7 @@ void Log::Publish() {
 
 bool Log::WaitFor(uint64_t position, std::chrono::milliseconds timeout) const {
   if (size() > position) return true;
+  if (timeout.count() <= 0) return false;
   std::unique_lock lock(mutex_);
   ++waiters_;
   const uint64_t wakes = wakes_;

@@ -74,8 +74,9 @@ class StreamSubscription final : public Subscription {
       LEAT_ASSIGN(positions, log_->StreamPositions(stream_, version,
                                                    std::max<size_t>(limits.messages_max, 1)));
       if (!positions.empty()) break;
-      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-          deadline - std::chrono::steady_clock::now());
+      // Rounded up: a wait of 1 ms is not one of nothing.
+      const auto left =
+          std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
       if (left.count() <= 0 || !log_->WaitFor(size, left)) return {};
     }
     eventstore::LogEvent event;
