@@ -115,7 +115,7 @@ Status TakeAttribute(std::string_view name, std::string_view text, events::Event
 Status FinishEvent(bool has_spec_version, events::EventView* event,
                    std::vector<events::Event>* structured) {
   if (!has_spec_version && event->datacontenttype.starts_with(kStructuredContentType)) {
-    LEAT_ASSIGN(*structured, events::EventsFromJson(event->data));
+    LEAT_ASSIGN(*structured, events::EventsFromJson(event->data, events::Absent::kKept));
     if (structured->size() != 1) return Invalid("a message holds one event, this one several");
     *event = structured->front().view();
     return {};

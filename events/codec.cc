@@ -446,7 +446,7 @@ Result<Cause> ParseCause(const std::string& text, std::string* topic) {
                  "write topic/partition@offset#n/m, or leave it out");
 }
 
-Result<Event> EventFromDom(const json& object) {
+Result<Event> EventFromDom(const json& object, Absent absent) {
   constexpr std::string_view kRemedy =
       "send a CloudEvent: {\"specversion\":\"1.0\",\"type\":…,\"source\":…,\"id\":…,\"data\":…}";
   if (!object.is_object()) return Invalid("this is not a CloudEvent", std::string(kRemedy));
@@ -469,8 +469,9 @@ Result<Event> EventFromDom(const json& object) {
   LEAT_ASSIGN(const std::string trace_parent, Attribute(object, "traceparent"));
   LEAT_ASSIGN(const std::string cause, Attribute(object, "cause"));
   LEAT_ASSIGN(const std::string stream_version, Attribute(object, "streamversion"));
-  if (id.empty()) id = core::NewUuid();
-  if (source.empty()) source = "leat";
+  const bool made = absent == Absent::kMade;
+  if (made && id.empty()) id = core::NewUuid();
+  if (made && source.empty()) source = "leat";
 
   EventView view;
   view.type = type;
@@ -481,7 +482,7 @@ Result<Event> EventFromDom(const json& object) {
   view.correlationid = correlation_id;
   view.causationid = causation_id;
   view.traceparent = trace_parent;
-  view.time_us = core::SystemClock().NowUs();
+  if (made) view.time_us = core::SystemClock().NowUs();
   std::string cause_topic;
   if (!cause.empty()) {
     LEAT_ASSIGN(view.cause, ParseCause(cause, &cause_topic));
@@ -611,11 +612,11 @@ std::string EventToJson(const EventView& event, std::string_view position) {
   return out;
 }
 
-Result<std::vector<Event>> EventsFromJson(std::string_view text) {
+Result<std::vector<Event>> EventsFromJson(std::string_view text, Absent absent) {
   LEAT_ASSIGN(const json dom, ParseJson(text, "this"));
   std::vector<Event> out;
   if (!dom.is_array()) {
-    LEAT_ASSIGN(Event event, EventFromDom(dom));
+    LEAT_ASSIGN(Event event, EventFromDom(dom, absent));
     out.push_back(std::move(event));
     return out;
   }
@@ -624,7 +625,7 @@ Result<std::vector<Event>> EventsFromJson(std::string_view text) {
                    "at most " + std::to_string(kEventsMax) + " at once: publish them in parts");
   }
   for (size_t i = 0; i < dom.size(); ++i) {
-    auto event = EventFromDom(dom[i]);
+    auto event = EventFromDom(dom[i], absent);
     if (!event) return std::unexpected(event.error().WithContext("event " + std::to_string(i)));
     out.push_back(std::move(*event));
   }

@@ -28,10 +28,14 @@ Result<std::string> DataFromJson(std::string_view type, std::string_view json);
 // Structured JSON (application/cloudevents+json), one line. `position` may be empty. Data of a registered Protobuf type
 // is written as JSON under "data"; other JSON data as it is; other bytes as "data_base64".
 std::string EventToJson(const EventView& event, std::string_view position = {});
-// One CloudEvent or an array of up to kEventsMax, structured. What may be absent and is: id (a UUIDv7 is made), source ("leat"),
-// time (now); an attribute that is null is absent. The type must be registered, and the data, if JSON, is turned into Protobuf. Errors: kInvalid, naming the
-// attribute.
-Result<std::vector<Event>> EventsFromJson(std::string_view json);
+// What becomes of an id, a source and a time that are not there.
+enum class Absent : uint8_t {
+  kMade,  // by whoever publishes: a UUIDv7, "leat", and now
+  kKept,  // by whoever reads: the same bytes give the same event every time, with empty ones and 0
+};
+// One CloudEvent or an array of up to kEventsMax, structured; an attribute that is null is absent. The type must be
+// registered, and the data, if JSON, is turned into Protobuf. Errors: kInvalid, naming the attribute.
+Result<std::vector<Event>> EventsFromJson(std::string_view json, Absent absent = Absent::kMade);
 // The same checks for an event that was put together elsewhere: a registered type and data that is its message.
 Status CheckEvent(const EventView& event);
 

@@ -119,11 +119,18 @@ Result<Admission> Admit(std::string_view topic, const bus::Message& message,
       return Admission{Verdict::kRejected, "it is not from the partition's owner but from \"" +
                                                std::string(event.source.substr(0, 128)) + "\""};
     }
-    if (window != nullptr && !event.source.starts_with(kSourcePrefix) &&
-        !window->Add(event.source, events::EventId(event))) {
-      core::Log(core::LogLevel::kDebug, topic,
-                "offset " + std::to_string(message.offset) + " is a repetition");
-      return pass();
+    if (window != nullptr && !event.source.starts_with(kSourcePrefix)) {
+      const std::string id = events::EventId(event);
+      // Without them nobody can tell a repetition from another event.
+      if (id.empty() || event.source.empty()) {
+        return Admission{Verdict::kRejected, std::string(id.empty() ? "id" : "source") +
+                                                 ": is missing; every CloudEvent has one"};
+      }
+      if (!window->Add(event.source, id)) {
+        core::Log(core::LogLevel::kDebug, topic,
+                  "offset " + std::to_string(message.offset) + " is a repetition");
+        return pass();
+      }
     }
     ++position->next_position;
     Admission admission;

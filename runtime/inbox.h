@@ -52,8 +52,9 @@ struct Admission {
 //   epoch and the next one of its log: a lower epoch is what an owner wrote who had lost the
 //   partition, a lower position is a repetition, a higher one comes again behind what it lacks;
 // - any other event counts while nobody has claimed the partition, unless the window holds its
-//   source and id: then it is a repetition; it is rejected from the first claim on. So is what is
-//   no event. What a shard's log gives of itself, mounted, is numbered and needs no window.
+//   source and id: then it is a repetition; it is rejected from the first claim on, and when it
+//   has no source or id. So is what is no event. What a shard's log gives of itself, mounted, is
+//   numbered and needs no window.
 // The window belongs to the position: whoever reads the partition from its beginning comes to the
 // same. Null: repetitions count. Errors: kCorrupt for a gap of offsets that
 // are not vacant.

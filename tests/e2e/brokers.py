@@ -385,8 +385,11 @@ def strangers(world, expected):
     client.write(leat, "notes", client.names(attributes), payload.encode())
     structured = {**attributes, "id": "2", "datacontenttype": "application/json", "data": {"chain": "eip155:5", "number": "7"}}
     client.write(leat, "notes", {"content-type": "application/cloudevents+json"}, json.dumps(structured).encode())
+    timeless = {name: value for name, value in structured.items() if name != "time"}
+    client.write(leat, "notes", {"content-type": "application/cloudevents+json"}, json.dumps({**timeless, "id": "3"}).encode())
     seen = leat.lines("replay", "--topic", "notes")
-    equal([event["id"] for event in seen[1:]], ["1", "2"], "events of another client")
+    equal([event["id"] for event in seen[1:]], ["1", "2", "3"], "events of another client")
+    equal(leat.lines("replay", "--topic", "notes"), seen, "the same at every read")
     for event in seen:
         equal(event["data"], {"chain": "eip155:5", "number": "7"}, "their data")
 
@@ -440,6 +443,8 @@ def facts_of_strangers(world):
     letters = [(headers(10), b"\xff\xff\xff"),
                (headers(11), b"\x0a\x80\x80\x80\x32x"),  # a field that claims 100 MiB
                (headers(12, "no_such_type"), b"unheard of"),
+               ({name: value for name, value in headers(1).items() if not name.endswith("id")}, block(1, 5)),
+               ({name: value for name, value in headers(1).items() if not name.endswith("source")}, block(1, 6)),
                (headers(13), block(1, 7, hash_bytes=5)),
                (headers(14, "block_reverted"), encoded("leat.chain.v1.BlockReverted", 'chain: "eip155:99" number: 1'))]
     if world.broker.name == "kafka":

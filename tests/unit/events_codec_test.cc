@@ -234,6 +234,12 @@ TEST_CASE("what a CloudEvent may leave out") {
   CHECK(view.time_us <= core::SystemClock().NowUs());
   CHECK(view.data.empty());
   CHECK(view.subject.empty());
+  // Whoever reads makes nothing of its own.
+  const auto kept = Must(EventsFromJson(R"({"specversion":"1.0","type":"chain.block_reverted.v1"})",
+                                        Absent::kKept));
+  CHECK(kept[0].view().id.empty());
+  CHECK(kept[0].view().source.empty());
+  CHECK(kept[0].view().time_us == 0);
   // A null is as good as absent.
   CHECK(EventsFromJson(R"({"specversion":"1.0","type":"chain.block_reverted.v1","id":null,"time":null})")
             .has_value());

@@ -984,6 +984,15 @@ TEST_CASE("what counts on a partition") {
   CHECK(EpochOf("other/s-0/abc/7") == 0);
   CHECK(EpochOf("leat/s-0/abc/7x") == 0);
   CHECK(verdict(test::DataEvent("anybody's")) == Verdict::kCounts);
+  CHECK(verdict(test::DataEvent("anybody's")) == Verdict::kPassedOver);  // of the same source and id
+  events::EventView nameless = kept.back().view();
+  for (auto* attribute : {&nameless.id, &nameless.source}) {
+    const auto before = std::exchange(*attribute, {});
+    for (int time = 0; time < 2; ++time) {
+      CHECK(verdict(events::Event(nameless)) == Verdict::kRejected);
+    }
+    *attribute = before;
+  }
   CHECK(verdict(MakeClaim("s-0", 1, "x")) == Verdict::kPassedOver);
   CHECK(verdict(test::DataEvent("anybody's")) == Verdict::kRejected);
   CHECK(verdict(owned(1, 1)) == Verdict::kCounts);
