@@ -104,7 +104,9 @@ class RemoteBackend final : public CallingBackend {
       }
       return lines.empty() || on_chunk(lines);
     };
-    LEAT_ASSIGN(const auto reply, client_.Stream("GET", target, on_piece, {}, {}, address_.token));
+    // A connection of its own: what takes the lines may call meanwhile.
+    gateway::HttpClient client(address_.host, address_.port, kTimeout);
+    LEAT_ASSIGN(const auto reply, client.Stream("GET", target, on_piece, {}, {}, address_.token));
     if (reply.status >= 300) return std::unexpected(ErrorOf(reply.status, reply.body));
     return {};
   }

@@ -16,6 +16,7 @@
 #include "events/position.h"
 #include "gateway/forwarder.h"
 #include "gateway/event_reader.h"
+#include "runtime/inbox.h"
 
 namespace leat::gateway {
 namespace {
@@ -406,7 +407,8 @@ struct Api::Impl {
                           deadline - std::chrono::steady_clock::now()));
     };
     const std::string token = events::FormatPositions({position});
-    LEAT_ASSIGN(const auto end, services_.transport->End(position.topic, position.partition));
+    LEAT_ASSIGN(const auto end, runtime::EndOf(services_.transport, position.topic,
+                                               position.partition, position.offset + 1));
     if (position.incarnation != 0 && position.incarnation != end.incarnation) {
       return Fail(ErrorClass::kConflict, "position " + token + " is of another life of its log",
                   "use a position of an answer since the log was created anew");

@@ -60,7 +60,8 @@ Result<std::unique_ptr<EventReader>> EventReader::Open(const EventQuery& query,
             return Stale(*query.from);
           }
           source.next = query.from->offset;
-          source.begun = true;  // what was asked for by its name is there, or an error
+          // What was asked for by its name is there, or an error; 0 is just the beginning.
+          source.begun = source.next > 0;
         }
       }
       if (query.since_us && (!query.from || key(source) > key(*query.from))) {
@@ -69,6 +70,9 @@ Result<std::unique_ptr<EventReader>> EventReader::Open(const EventQuery& query,
       if (query.to) {
         if (key(source) > key(*query.to)) continue;
         if (key(source) == key(*query.to)) {
+          if (query.to->incarnation != 0 && query.to->incarnation != source.incarnation) {
+            return Stale(*query.to);
+          }
           source.end = std::min(source.end, query.to->offset + 1);
         }
       }
@@ -90,16 +94,21 @@ Result<std::unique_ptr<EventReader>> EventReader::Open(const EventQuery& query,
 }
 
 bool EventReader::Source::Counts(const bus::Message& message) {
-  // Read from somewhere in the middle, the first event of an owner tells where its log is; so it does behind events of
-  // nobody's, of which repetitions are shown here.
+  // Read from somewhere in the middle, the first event of an owner tells where its log is, or, if that is one who had lost
+  // it, the first of a later one; so it does behind a claim there, and behind events of nobody's, of which repetitions are
+  // shown here.
   const uint64_t epoch = message.event.position ? runtime::EpochOf(message.event.source) : 0;
+  const bool is_claim = message.event.type == events::kShardClaimed;
   const bool in_the_middle = input.epoch == 0 && input.next == 0 && message.offset > 0;
-  if (epoch > 0 && (in_the_middle || (epoch == input.epoch && unowned))) {
+  if (epoch > 0 && (in_the_middle || (guessed && epoch > input.epoch) ||
+                    (unowned && epoch == input.epoch))) {
     input.epoch = epoch;
     input.next_position = *message.event.position;
+    guessed |= in_the_middle;
     unowned = false;
   }
-  unowned |= epoch == 0 && input.epoch == 0 && message.event.type != events::kShardClaimed;
+  guessed &= !is_claim;
+  unowned |= epoch == 0 && input.epoch == 0 && (in_the_middle || !is_claim);
   input.next = message.offset;
   // What the services would stop at is shown: it is what somebody wants to look at.
   const auto admission = runtime::Admit(topic, message, &input, nullptr);
@@ -168,13 +177,15 @@ Status EventReader::Step(std::vector<Item>* items) {
       }
       // Purged events at the end leave nothing to show.
       waits_until_ = {};
-      source.next = source.end;
+      source.next = std::max(source.end, batch_.vacant_to);
       continue;
     }
     waits_until_ = {};
     source.begun = true;
     // Following, what came since the end was asked for counts too: the subscription is behind it now.
-    if (query_.follow) source.end = std::max(source.end, batch_.messages.back().offset + 1);
+    if (query_.follow) {
+      source.end = std::max({source.end, batch_.messages.back().offset + 1, batch_.vacant_to});
+    }
     bool whole = true;
     for (const bus::Message& message : batch_.messages) {
       if (message.offset >= source.end) {
@@ -192,6 +203,7 @@ Status EventReader::Step(std::vector<Item>* items) {
     }
     if (whole && batch_.vacant_to >= source.end) source.next = source.end;
     if (given_ == query_.limit) done_ = true;
+    if (query_.follow) ++current_;  // each has its turn
     return {};
   }
   return {};

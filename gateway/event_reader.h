@@ -58,7 +58,8 @@ class EventReader {
     uint64_t end = 0;
     std::unique_ptr<bus::Subscription> subscription;
     runtime::InputPosition input;  // what of the partition counts
-    bool unowned = false;          // there were events before its first claim
+    bool unowned = false;          // there is no telling yet where its owner's log is
+    bool guessed = false;          // its owner is who wrote the first event that was read
     bool begun = false;            // at a position that was asked for, or something was read
     bool Counts(const bus::Message& message);
   };

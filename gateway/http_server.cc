@@ -56,7 +56,7 @@ constexpr size_t kBodyBytesPerTimeout = 64UL * 1024;  // a slower client meets b
 constexpr size_t kChunkLineBytesMax = 4UL * 1024;     // of a chunked body: size line, or trailer
 constexpr size_t kDrainBytesMax = 4UL * 1024 * 1024;  // read and dropped before closing
 constexpr milliseconds kDrainTimeout{2'000};
-constexpr size_t kStreamThreads = 4;
+constexpr size_t kStreamThreads = 16;  // each waits for at most one stream
 constexpr size_t kRefusalsMax = 64;  // connections over the limit that still get a 503
 constexpr milliseconds kAcceptRetry{100};
 
@@ -375,6 +375,12 @@ class Connection {
         peer_(peer.to_string()),
         loopback_(peer.is_loopback()),
         refused_(refused) {}
+  ~Connection() {
+    if (!stream_) return;
+    // What it holds may have to be waited for.
+    asio::post(worker_.shared().streams,
+               [stream = std::move(stream_)]() mutable { stream = nullptr; });
+  }
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
@@ -504,7 +510,7 @@ void Connection::Start(std::list<Connection>::iterator self) {
 
 void Connection::Run(Step step) {
   for (;;) {
-    const bool adds = step == Step::kParse || step == Step::kAnswer || step == Step::kStream;
+    const bool adds = step == Step::kParse || step == Step::kAnswer;
     if (!out_.empty() && (!adds || out_.size() >= kFlushBytes)) {
       switch (Send()) {
         case Sent::kAll:
@@ -668,24 +674,29 @@ void Connection::Pump() {
   phase_ = Phase::kWork;
   deadline_ = kNever;
   asio::post(worker_.shared().streams, [this] {
-    auto streamed = Pull();
+    auto streamed = worker_.shared().forced
+                        ? Fail(ErrorClass::kUnavailable, "the server is stopping")
+                        : Pull();
     asio::post(socket_.get_executor(), [this, streamed = std::move(streamed)] {
       Guarded([&] { Run(Give(streamed)); });
     });
   });
 }
 
-// On the pool of streams.
+// On the pool of streams. A stream ends there, too: what it holds may have to be waited for.
 Result<HttpResponse::Streamed> Connection::Pull() {
   std::string& chunk = response_.body();
   chunk.clear();
+  Result<HttpResponse::Streamed> streamed = HttpResponse::Streamed::kEnd;
   try {
-    return stream_(&chunk);
+    streamed = stream_(&chunk);
   } catch (const std::exception& e) {
-    return Fail(ErrorClass::kInternal, std::string("the stream threw: ") + e.what());
+    streamed = Fail(ErrorClass::kInternal, std::string("the stream threw: ") + e.what());
   } catch (...) {
-    return Fail(ErrorClass::kInternal, "the stream threw: unknown exception");
+    streamed = Fail(ErrorClass::kInternal, "the stream threw: unknown exception");
   }
+  if (!streamed || *streamed == HttpResponse::Streamed::kEnd) stream_ = nullptr;
+  return streamed;
 }
 
 Connection::Step Connection::Give(const Result<HttpResponse::Streamed>& streamed) {
@@ -706,7 +717,6 @@ Connection::Step Connection::Give(const Result<HttpResponse::Streamed>& streamed
     if (stream_chunked_) out_ += kCrlf;
   }
   if (!ends) return *streamed == HttpResponse::Streamed::kMore ? Step::kMore : Step::kPause;
-  stream_ = nullptr;
   if (stream_chunked_) out_ += "0\r\n\r\n";
   return stream_keep_alive_ ? Step::kParse : Step::kClose;
 }

@@ -877,6 +877,18 @@ def publish_and_replay(context):
 
 
 @check
+def copy_through_server(context):
+    """replay --into, through the server that has the folder, publishes while it reads."""
+    leat = context.leat()
+    total = 8000  # some batches
+    leat.ok("publish", NOTE_TOPIC, stdin="\n".join(json.dumps(note(number)) for number in range(1, total + 1)) + "\n")
+    with leat.serving():
+        leat.ok("replay", "--topic", NOTE_TOPIC, "--into", "e2e.copy")
+        copies = leat.lines("replay", "--topic", "e2e.copy")
+    equal([event["id"] for event in copies], [note(number)["id"] for number in range(1, total + 1)], "ids of the copies")
+
+
+@check
 def follow(context):
     """replay --follow catches up, then goes live, without a gap or a double at the seam."""
     leat = context.leat()
