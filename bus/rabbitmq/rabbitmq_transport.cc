@@ -10,6 +10,7 @@
 #include <atomic>
 #include <deque>
 #include <map>
+#include <set>
 
 #include "bus/group.h"
 #include "bus/partitioner.h"
@@ -117,6 +118,12 @@ Result<std::shared_ptr<Received>> ReadMessage(Connection* connection, amqp_chann
     }
   }
   return received;
+}
+
+Status DeclareExchange(Connection* connection, const std::string& exchange) {
+  amqp_exchange_declare(connection->state(), kChannel, Bytes(exchange), amqp_cstring_bytes("topic"),
+                        0, 1, 0, 0, amqp_empty_table);
+  return connection->Reply("exchange " + exchange);
 }
 
 // Consumes a stream on a channel.
@@ -238,9 +245,7 @@ class Sender final : public Link {
     LEAT_TRY(connection->OpenChannel(kChannel));
     amqp_confirm_select(connection->state(), kChannel);
     LEAT_TRY(connection->Reply("asking for confirms"));
-    amqp_exchange_declare(connection->state(), kChannel, Bytes(options_.exchange),
-                          amqp_cstring_bytes("topic"), 0, 1, 0, 0, amqp_empty_table);
-    LEAT_TRY(connection->Reply("exchange " + options_.exchange));
+    LEAT_TRY(DeclareExchange(connection, options_.exchange));
     next_tag_ = 1;
     if (lost_) connected_at_ = std::chrono::steady_clock::now();
     {
@@ -759,7 +764,7 @@ class Tails final : public Link {
     Tail& tail = tails_.at(queue);
     tail.following = status.has_value();
     tail.settled = false;
-    tail.followed_since = std::chrono::steady_clock::now();
+    tail.arrival = tail.followed_since = std::chrono::steady_clock::now();
     tail.error = status;
     tail.acknowledged = 0;
     arrived_.notify_all();
@@ -861,6 +866,7 @@ class RabbitMqTransport::Impl {
   // other arguments).
   Status DeclareStream(const std::string& queue, const std::string& binding,
                        std::chrono::milliseconds retention);
+  Status BindStream(const std::string& queue, const std::string& binding);
   Status ReadRegistry();
   Result<uint32_t> Partitions(std::string_view topic, uint32_t partition);
   Result<TopicInfo> Known(std::string_view topic);
@@ -879,6 +885,8 @@ class RabbitMqTransport::Impl {
   std::unique_ptr<StreamSubscription> registry;          // guarded by registry_mutex
   uint64_t registry_next = 0;                            // guarded by registry_mutex
   std::map<std::string, TopicInfo, std::less<>> topics;  // guarded by registry_mutex
+  // Topics whose streams and bindings were seen to be there; guarded by registry_mutex.
+  std::set<std::string, std::less<>> whole;
 };
 
 Status RabbitMqTransport::Impl::Locked(const std::function<Status()>& work) {
@@ -936,11 +944,7 @@ Status RabbitMqTransport::Impl::DeclareStream(const std::string& queue, const st
                 "delete that queue if nobody needs it, or set topics.prefix");
   }
   const bool is_new = declared->message_count == 0;
-  if (!binding.empty()) {
-    amqp_queue_bind(admin.state(), kChannel, Bytes(queue), Bytes(options.exchange), Bytes(binding),
-                    amqp_empty_table);
-    LEAT_TRY(admin.Reply("binding " + queue));
-  }
+  if (!binding.empty()) LEAT_TRY(BindStream(queue, binding));
   if (!is_new) return {};
   Sender::Item mark;
   mark.message_id = "mark";
@@ -949,6 +953,12 @@ Status RabbitMqTransport::Impl::DeclareStream(const std::string& queue, const st
   std::vector<Sender::Item> items;
   items.push_back(std::move(mark));
   return sender.Send(std::move(items));
+}
+
+Status RabbitMqTransport::Impl::BindStream(const std::string& queue, const std::string& binding) {
+  amqp_queue_bind(admin.state(), kChannel, Bytes(queue), Bytes(options.exchange), Bytes(binding),
+                  amqp_empty_table);
+  return admin.Reply("binding " + queue);
 }
 
 // registry_mutex must be held.
@@ -1031,6 +1041,10 @@ Result<std::vector<events::Position>> RabbitMqTransport::Impl::Publish(
     if (read_back && status) status = tails.Expect(queue, wanted);
   }
   if (status) status = sender.Send(std::move(items));
+  if (!status && status.error().error_class == ErrorClass::kNotFound) {
+    std::lock_guard lock(registry_mutex);
+    whole.erase(std::string(topic));
+  }
   std::map<uint64_t, uint64_t> offsets;
   for (const auto& [queue, wanted] : by_queue) {
     if (status) tails.Confirmed(queue, wanted.back());
@@ -1095,15 +1109,29 @@ Status RabbitMqTransport::CreateTopic(std::string_view topic, uint32_t partition
                 "configure as many, or use another topic: keys do not move between partitions");
   };
   LEAT_ASSIGN(bool there, check());
-  if (!there) {
+  const auto is_whole = [&] {
+    std::lock_guard lock(impl_->registry_mutex);
+    return impl_->whole.contains(topic);
+  };
+  if (!there || !is_whole()) {
+    std::set<uint32_t> deleted;  // what the list of topics has, and somebody has deleted since
     const auto create = [&]() -> Status {
       LEAT_ASSIGN(there, check());
-      if (there) return {};
+      LEAT_TRY(DeclareExchange(&impl_->admin, impl_->options.exchange));
       for (uint32_t partition = 0; partition < partitions; ++partition) {
+        const std::string queue = impl_->QueueOf(topic, partition);
         const std::string binding = std::string(topic) + "." + std::to_string(partition) + ".#";
-        LEAT_TRY(
-            impl_->DeclareStream(impl_->QueueOf(topic, partition), binding, options.retention));
+        if (there && !deleted.contains(partition)) {
+          const auto bound = impl_->BindStream(queue, binding);
+          if (bound) continue;
+          if (bound.error().error_class != ErrorClass::kNotFound) return bound;
+          deleted.insert(partition);  // the broker has closed the channel: once more
+          return Fail(ErrorClass::kUnavailable, bound.error().message);
+        }
+        LEAT_TRY(impl_->DeclareStream(queue, binding, options.retention));
+        deleted.erase(partition);  // with its mark, now
       }
+      if (there) return {};
       events::EventView record;
       const std::string data = std::to_string(partitions);
       record.type = "leat.topic_created.v1";
@@ -1126,6 +1154,8 @@ Status RabbitMqTransport::CreateTopic(std::string_view topic, uint32_t partition
       return {};
     };
     LEAT_TRY(impl_->Locked(create));
+    std::lock_guard lock(impl_->registry_mutex);
+    impl_->whole.emplace(topic);
   }
   return {};
 }

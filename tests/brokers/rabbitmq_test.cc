@@ -154,6 +154,10 @@ class Stranger {
     amqp_queue_delete(connection_, 1, amqp_cstring_bytes(queue.c_str()), 0, 0);
     Good();
   }
+  void DeleteExchange(const std::string& exchange) {
+    amqp_exchange_delete(connection_, 1, amqp_cstring_bytes(exchange.c_str()), 0);
+    Good();
+  }
 
  private:
   void Good() { REQUIRE(amqp_get_rpc_reply(connection_).reply_type == AMQP_RESPONSE_NORMAL); }
@@ -360,6 +364,51 @@ TEST_CASE("what is routed nowhere is told to who published it") {
     }
   }
   CHECK(wrong == 0);
+}
+
+TEST_CASE("what somebody deleted of a topic is made again by who creates it") {
+  auto options = Options();
+  options.exchange = "leat-deleted";
+  const auto transport = Must(RabbitMqTransport::Open(options));
+  const auto publish = [&](const std::string& topic, uint32_t partition) {
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    for (;;) {
+      const auto published = transport->PublishTo(topic, partition, {DataEvent("x")});
+      // Retryable is what it says while it connects anew.
+      if (published || !published.error().Retryable()) return published;
+      REQUIRE(std::chrono::steady_clock::now() < deadline);
+      constexpr auto kPause = std::chrono::milliseconds(50);
+      std::this_thread::sleep_for(kPause);  // there is nothing to wait on
+    }
+  };
+  for (const bool streams : {true, false}) {
+    for (const bool by_another : {false, true}) {
+      CAPTURE(streams);
+      CAPTURE(by_another);
+      const std::string topic = "remade-" + std::to_string(streams) + std::to_string(by_another);
+      Must(transport->CreateTopic(topic, 3));
+      Must(transport->PublishTo(topic, 0, {DataEvent("kept")}));
+      if (streams) {
+        for (const char* partition : {".1", ".2"}) {
+          Stranger().Delete(options.exchange + "." + topic + partition);
+        }
+      } else {
+        Stranger().DeleteExchange(options.exchange);  // and with it what was bound
+      }
+      Refused(publish(topic, 2), ErrorClass::kNotFound, {"create its topic"});
+      const auto other = by_another ? Must(RabbitMqTransport::Open(options)) : nullptr;
+      Must((by_another ? other : transport)->CreateTopic(topic, 3));
+      for (const uint32_t partition : {0, 1, 2}) Must(publish(topic, partition));
+      // What was there still is.
+      const auto subscription = Must(transport->Subscribe(topic, 0, 0));
+      MessageBatch batch;
+      PollLimits limits;
+      limits.timeout = kPatience;
+      Must(subscription->Poll(limits, &batch));
+      REQUIRE_FALSE(batch.messages.empty());
+      CHECK(batch.messages[0].event.data == "kept");
+    }
+  }
 }
 
 TEST_CASE("a lease that is renewed stays where it is") {
