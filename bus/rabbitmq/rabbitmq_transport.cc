@@ -40,7 +40,7 @@ constexpr size_t kShortTextBytesMax = 255;  // of a routing key
 // What is older than its retention goes when the stream begins a new segment.
 constexpr int64_t kSegmentBytesOfRetention = 4 << 20;
 constexpr auto kBindingsMax = std::chrono::seconds(10);
-constexpr auto kLockPause = std::chrono::milliseconds(20);
+constexpr auto kPause = std::chrono::milliseconds(20);  // before what failed is tried again
 // Behind the newest chunk nothing more comes for so long.
 constexpr auto kSettle = std::chrono::milliseconds(30);
 
@@ -858,15 +858,25 @@ class RabbitMqTransport::Impl {
   std::string QueueOf(std::string_view topic, uint32_t partition) const {
     return options.exchange + "." + std::string(topic) + "." + std::to_string(partition);
   }
+  static std::string BindingOf(std::string_view topic, uint32_t partition) {
+    return std::string(topic) + "." + std::to_string(partition) + ".#";
+  }
   std::string Registry() const { return options.exchange + ".topics"; }
 
-  // Runs it while no other process creates topics.
+  // Runs it with a new `admin`, and again while what it says passes: somebody else's lock, and the moment in which a broker
+  // that was started again does not know its streams.
+  Status Connected(const std::function<Status()>& work);
+  // The same while no other process creates topics.
   Status Locked(const std::function<Status()>& work);
-  // Declares a stream; it has a mark when this returns. Errors: kConflict (the queue is there with
-  // other arguments).
+  // Whether a stream has no message; the broker's count is some seconds late.
+  Result<bool> IsEmpty(const std::string& queue, uint32_t count);
+  // Declares a stream, which has a mark when it is bound. `known`: the list of topics has it. Errors: kConflict (the queue is
+  // there with other arguments).
   Status DeclareStream(const std::string& queue, const std::string& binding,
-                       std::chrono::milliseconds retention);
+                       std::chrono::milliseconds retention, bool known = false);
   Status BindStream(const std::string& queue, const std::string& binding);
+  // Binds the streams of a topic. Errors: kNotFound (one of them is not there, or has nothing).
+  Status BindStreams(const TopicInfo& topic);
   Status ReadRegistry();
   Result<uint32_t> Partitions(std::string_view topic, uint32_t partition);
   Result<TopicInfo> Known(std::string_view topic);
@@ -889,14 +899,27 @@ class RabbitMqTransport::Impl {
   std::set<std::string, std::less<>> whole;
 };
 
-Status RabbitMqTransport::Impl::Locked(const std::function<Status()>& work) {
+Status RabbitMqTransport::Impl::Connected(const std::function<Status()>& work) {
   std::lock_guard guard(admin_mutex);
+  const auto deadline = std::chrono::steady_clock::now() + options.timeout;
+  for (;;) {
+    const auto once = [&]() -> Status {
+      LEAT_TRY(admin.Open(options, options.heartbeat_s));
+      LEAT_TRY(admin.OpenChannel(kChannel));
+      return work();
+    };
+    auto status = once();
+    admin.Close();
+    if (status) return status;
+    if (!status.error().Retryable() || std::chrono::steady_clock::now() > deadline) return status;
+    std::this_thread::sleep_for(kPause);
+  }
+}
+
+Status RabbitMqTransport::Impl::Locked(const std::function<Status()>& work) {
   const std::string lock = options.exchange + ".lock";
-  const auto once = [&]() -> Status {
-    // With heartbeats: the lock of who is cut off is not kept for ever.
-    LEAT_TRY(admin.Open(options, options.heartbeat_s));
-    LEAT_TRY(admin.OpenChannel(kChannel));
-    // A queue that is exclusive to a connection is gone with it.
+  return Connected([&]() -> Status {
+    // A queue that is exclusive to a connection is gone with it; heartbeats end that of who is cut off.
     amqp_queue_declare(admin.state(), kChannel, Bytes(lock), 0, 0, 1, 1, amqp_empty_table);
     if (auto locked = admin.Reply("locking " + lock); !locked) {
       const bool taken = locked.error().error_class == ErrorClass::kConflict;
@@ -907,21 +930,11 @@ Status RabbitMqTransport::Impl::Locked(const std::function<Status()>& work) {
     LEAT_TRY(admin.Reply("unlocking " + lock));
     return admin.Check(amqp_channel_close(admin.state(), kChannel, AMQP_REPLY_SUCCESS),
                        "closing a channel");
-  };
-  // The lock is somebody's for a moment, and so is the time in which a broker that was started
-  // again does not know its streams. What was done already is done again.
-  const auto deadline = std::chrono::steady_clock::now() + options.timeout;
-  for (;;) {
-    auto status = once();
-    admin.Close();  // with its lock
-    if (status) return status;
-    if (!status.error().Retryable() || std::chrono::steady_clock::now() > deadline) return status;
-    std::this_thread::sleep_for(kLockPause);
-  }
+  });
 }
 
 Status RabbitMqTransport::Impl::DeclareStream(const std::string& queue, const std::string& binding,
-                                              std::chrono::milliseconds retention) {
+                                              std::chrono::milliseconds retention, bool known) {
   const std::string age =
       std::to_string(std::chrono::ceil<std::chrono::seconds>(retention).count()) + "s";
   amqp_table_entry_t arguments[] = {
@@ -943,22 +956,49 @@ Status RabbitMqTransport::Impl::DeclareStream(const std::string& queue, const st
                     status.error().message,
                 "delete that queue if nobody needs it, or set topics.prefix");
   }
-  const bool is_new = declared->message_count == 0;
-  if (!binding.empty()) LEAT_TRY(BindStream(queue, binding));
-  if (!is_new) return {};
-  Sender::Item mark;
-  mark.message_id = "mark";
-  mark.type = kMarkType;
-  mark.queue = queue;
-  std::vector<Sender::Item> items;
-  items.push_back(std::move(mark));
-  return sender.Send(std::move(items));
+  bool empty = declared->message_count == 0;
+  if (known) {
+    LEAT_ASSIGN(empty, IsEmpty(queue, declared->message_count));
+  }
+  if (empty) {
+    // Before anybody's message can come.
+    Sender::Item mark;
+    mark.message_id = "mark";
+    mark.type = kMarkType;
+    mark.queue = queue;
+    std::vector<Sender::Item> items;
+    items.push_back(std::move(mark));
+    LEAT_TRY(sender.Send(std::move(items)));
+  }
+  return binding.empty() ? Status() : BindStream(queue, binding);
+}
+
+Result<bool> RabbitMqTransport::Impl::IsEmpty(const std::string& queue, uint32_t count) {
+  if (count > 0) return false;
+  LEAT_ASSIGN(const auto first, FirstFrom(options, queue, TextEntry(kOffsetHeader, "first")));
+  return !first;
 }
 
 Status RabbitMqTransport::Impl::BindStream(const std::string& queue, const std::string& binding) {
   amqp_queue_bind(admin.state(), kChannel, Bytes(queue), Bytes(options.exchange), Bytes(binding),
                   amqp_empty_table);
   return admin.Reply("binding " + queue);
+}
+
+Status RabbitMqTransport::Impl::BindStreams(const TopicInfo& topic) {
+  return Connected([&]() -> Status {
+    LEAT_TRY(DeclareExchange(&admin, options.exchange));
+    for (uint32_t partition = 0; partition < topic.partitions; ++partition) {
+      const std::string queue = QueueOf(topic.name, partition);
+      const auto* declared =
+          amqp_queue_declare(admin.state(), kChannel, Bytes(queue), 1, 1, 0, 0, amqp_empty_table);
+      LEAT_TRY(admin.Reply("looking for " + queue));
+      LEAT_ASSIGN(const bool empty, IsEmpty(queue, declared->message_count));
+      if (empty) return Fail(ErrorClass::kNotFound, queue + " is empty");
+      LEAT_TRY(BindStream(queue, BindingOf(topic.name, partition)));
+    }
+    return {};
+  });
 }
 
 // registry_mutex must be held.
@@ -1109,27 +1149,29 @@ Status RabbitMqTransport::CreateTopic(std::string_view topic, uint32_t partition
                 "configure as many, or use another topic: keys do not move between partitions");
   };
   LEAT_ASSIGN(bool there, check());
-  const auto is_whole = [&] {
-    std::lock_guard lock(impl_->registry_mutex);
-    return impl_->whole.contains(topic);
-  };
-  if (!there || !is_whole()) {
-    std::set<uint32_t> deleted;  // what the list of topics has, and somebody has deleted since
+  bool whole = false;
+  if (there) {
+    {
+      std::lock_guard lock(impl_->registry_mutex);
+      if (impl_->whole.contains(topic)) return {};
+    }
+    // What the list of topics has, somebody may have deleted since.
+    const auto bound =
+        impl_->BindStreams({std::string(topic), partitions, std::string(owner), options.retention});
+    whole = bound.has_value();
+    if (!whole && bound.error().error_class != ErrorClass::kNotFound) return bound;
+    if (!whole) {
+      core::LogWarning(kComponent, "topic " + std::string(topic) + " is made again: " +
+                                       bound.error().message);
+    }
+  }
+  if (!whole) {
     const auto create = [&]() -> Status {
       LEAT_ASSIGN(there, check());
       LEAT_TRY(DeclareExchange(&impl_->admin, impl_->options.exchange));
       for (uint32_t partition = 0; partition < partitions; ++partition) {
-        const std::string queue = impl_->QueueOf(topic, partition);
-        const std::string binding = std::string(topic) + "." + std::to_string(partition) + ".#";
-        if (there && !deleted.contains(partition)) {
-          const auto bound = impl_->BindStream(queue, binding);
-          if (bound) continue;
-          if (bound.error().error_class != ErrorClass::kNotFound) return bound;
-          deleted.insert(partition);  // the broker has closed the channel: once more
-          return Fail(ErrorClass::kUnavailable, bound.error().message);
-        }
-        LEAT_TRY(impl_->DeclareStream(queue, binding, options.retention));
-        deleted.erase(partition);  // with its mark, now
+        LEAT_TRY(impl_->DeclareStream(impl_->QueueOf(topic, partition),
+                                      Impl::BindingOf(topic, partition), options.retention, there));
       }
       if (there) return {};
       events::EventView record;
@@ -1154,9 +1196,9 @@ Status RabbitMqTransport::CreateTopic(std::string_view topic, uint32_t partition
       return {};
     };
     LEAT_TRY(impl_->Locked(create));
-    std::lock_guard lock(impl_->registry_mutex);
-    impl_->whole.emplace(topic);
   }
+  std::lock_guard lock(impl_->registry_mutex);
+  impl_->whole.emplace(topic);
   return {};
 }
 
