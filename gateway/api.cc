@@ -407,6 +407,11 @@ struct Api::Impl {
                           deadline - std::chrono::steady_clock::now()));
     };
     const std::string token = events::FormatPositions({position});
+    if (position.partition != scope.partition) {
+      return Invalid("position " + token + " is of another partition than the chain's, " +
+                         std::to_string(scope.partition),
+                     "use a position that an answer about this chain gave");
+    }
     LEAT_ASSIGN(const auto end, runtime::EndOf(services_.transport, position.topic,
                                                position.partition, position.offset + 1));
     if (position.incarnation != 0 && position.incarnation != end.incarnation) {
@@ -422,11 +427,6 @@ struct Api::Impl {
       return Fail(ErrorClass::kUnavailable, "the balances do not reflect " + token + " yet",
                   "ask again in a moment");
     };
-    if (position.partition != scope.partition) {
-      return Invalid("position " + token + " is of another partition than the chain's, " +
-                         std::to_string(scope.partition),
-                     "use a position that an answer about this chain gave");
-    }
     if (position.topic == ledger::kLedgerEntriesTopic) {
       if (!scope.balances->WaitApplied(position.offset + 1, left())) return late();
       return position.offset + 1;

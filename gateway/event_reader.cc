@@ -99,16 +99,21 @@ bool EventReader::Source::Counts(const bus::Message& message) {
   // shown here.
   const uint64_t epoch = message.event.position ? runtime::EpochOf(message.event.source) : 0;
   const bool is_claim = message.event.type == events::kShardClaimed;
-  const bool in_the_middle = input.epoch == 0 && input.next == 0 && message.offset > 0;
-  if (epoch > 0 && (in_the_middle || (guessed && epoch > input.epoch) ||
-                    (unowned && epoch == input.epoch))) {
+  if (input.next == 0) middle = message.offset > 0;
+  const bool first = middle && input.epoch == 0;
+  if (epoch > 0 &&
+      (first || (guessed && epoch > input.epoch) || (unowned && epoch == input.epoch))) {
     input.epoch = epoch;
     input.next_position = *message.event.position;
-    guessed |= in_the_middle;
+    guessed |= first;
     unowned = false;
   }
-  guessed &= !is_claim;
-  unowned |= epoch == 0 && input.epoch == 0 && (in_the_middle || !is_claim);
+  if (is_claim) {
+    unowned |= guessed || first;
+    guessed = false;
+  } else {
+    unowned |= epoch == 0 && input.epoch == 0;
+  }
   input.next = message.offset;
   // What the services would stop at is shown: it is what somebody wants to look at.
   const auto admission = runtime::Admit(topic, message, &input, nullptr);
@@ -167,8 +172,11 @@ Status EventReader::Step(std::vector<Item>* items) {
       if (!at_once && batch_.vacant_to < source.end) {
         // It is there, and will come.
         const auto now = std::chrono::steady_clock::now();
-        if (waits_until_ == std::chrono::steady_clock::time_point()) waits_until_ = now + kPatience;
-        if (now < waits_until_) return {};
+        if (source.waits_until == std::chrono::steady_clock::time_point()) source.waits_until = now + kPatience;
+        if (now < source.waits_until) {
+          if (query_.follow) ++current_;
+          return {};
+        }
         return Fail(ErrorClass::kUnavailable,
                     source.topic + ", partition " + std::to_string(source.partition) +
                         ": nothing comes of offsets " + std::to_string(source.next) + " to " +
@@ -176,11 +184,11 @@ Status EventReader::Step(std::vector<Item>* items) {
                     "see whether the broker runs; the last of them may be its own");
       }
       // Purged events at the end leave nothing to show.
-      waits_until_ = {};
+      source.waits_until = {};
       source.next = std::max(source.end, batch_.vacant_to);
       continue;
     }
-    waits_until_ = {};
+    source.waits_until = {};
     source.begun = true;
     // Following, what came since the end was asked for counts too: the subscription is behind it now.
     if (query_.follow) {

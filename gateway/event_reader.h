@@ -57,9 +57,11 @@ class EventReader {
     uint64_t next = 0;
     uint64_t end = 0;
     std::unique_ptr<bus::Subscription> subscription;
+    std::chrono::steady_clock::time_point waits_until;  // for what is there and does not come
     runtime::InputPosition input;  // what of the partition counts
+    bool middle = false;           // what was read first is not its beginning
     bool unowned = false;          // there is no telling yet where its owner's log is
-    bool guessed = false;          // its owner is who wrote the first event that was read
+    bool guessed = false;          // no claim was read: whose events are read is taken for its owner
     bool begun = false;            // at a position that was asked for, or something was read
     bool Counts(const bus::Message& message);
   };
@@ -73,7 +75,6 @@ class EventReader {
   uint64_t given_ = 0;
   bool done_ = false;
   bool caught_up_ = false;
-  std::chrono::steady_clock::time_point waits_until_;  // for what is there and does not come
   bus::MessageBatch batch_;
 };
 

@@ -56,7 +56,7 @@ struct Admission {
 //   has no source or id. So is what is no event. What a shard's log gives of itself, mounted, is
 //   numbered and needs no window.
 // The window belongs to the position: whoever reads the partition from its beginning comes to the
-// same. Null: repetitions count. Errors: kCorrupt for a gap of offsets that
+// same. Null: repetitions count, and what has no source or id. Errors: kCorrupt for a gap of offsets that
 // are not vacant.
 Result<Admission> Admit(std::string_view topic, const bus::Message& message,
                         InputPosition* position, Window* window);

@@ -681,6 +681,29 @@ TEST_CASE("http: a streamed answer comes in chunks") {
   CHECK_FALSE(reset);
 }
 
+TEST_CASE("http: a stream that waits holds up nobody else") {
+  auto options = TestOptions();
+  options.threads = 1;
+  Gate gate;
+  const auto server = StartServer(options, [&](const HttpRequest& request, HttpResponse& response) {
+    if (request.path != "/waits") return response.SetContentType("text/plain");
+    response.SetStream([&](std::string* chunk) -> Result<Streamed> {
+      gate.Await();
+      *chunk = "at last";
+      return Streamed::kEnd;
+    });
+  });
+  RawClient waits(server->port()), other(server->port());
+  waits.Get("/waits");
+  // Its head comes before there is anything to give.
+  CHECK(waits.ReadHead().Has("Transfer-Encoding: chunked"));
+  other.Get("/other");
+  CHECK(other.Read().status == 200);
+  gate.Open();
+  const std::string rest = Chunk("at last") + "0\r\n\r\n";
+  CHECK(waits.ReadExactly(rest.size()) == rest);
+}
+
 TEST_CASE("http: a stream that fails cuts the connection before the end of the body") {
   const auto server =
       StartServer(TestOptions(), [](const HttpRequest& request, HttpResponse& response) {
