@@ -92,7 +92,11 @@ def main():
           f"{os.getloadavg()[0]:.1f}")
     for name, seconds in medians.items():
         print(f"  {name:16} {arguments.events / seconds:9,.0f}/s  leat is {seconds / medians['leat']:.2f} times as fast")
+    missed = [name for name, times in (("exactly_once_v2", 3), ("at_least_once", 1))
+              if medians[name] / medians["leat"] < times]
+    print(f"MISSED, beside {', '.join(missed)}" if missed else "met: 3 times exactly_once_v2, and more than at_least_once")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

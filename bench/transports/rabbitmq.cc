@@ -9,7 +9,7 @@
 // the confirms, as the bare loop does; `Publish` also reads every event back, since confirms do not tell
 // offsets. The second reference (`headers`) is the same loop with an event's attributes, through a topic
 // exchange: what a client can do with an event at all. All have at most 4,096 messages unconfirmed, prefetch 256 and acknowledge 64 at once.
-// Each is measured three times in turns, and the medians are compared.
+// Each is measured three times in turns, and the medians are compared. Exits with 1 when a target is missed.
 #include <amqp.h>
 #include <amqp_tcp_socket.h>
 #include <poll.h>
@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/transports/targets.h"
 #include "bus/rabbitmq/rabbitmq_transport.h"
 #include "core/log.h"
 
@@ -270,5 +271,10 @@ int main(int argc, char** argv) {
   median("bare loop, consume with acknowledgements", bare_consume, {});
   median("the same with headers", headers_consume, bare_consume);
   median("Poll", consume, bare_consume);
-  return 0;
+  leat::bench::Targets targets;
+  if (!publish.empty() && !bare_publish.empty()) {
+    targets.AtLeast("publish, of the bare loop", Median(publish) / Median(bare_publish), 0.9);
+    targets.AtLeast("consume, of the bare loop", Median(consume) / Median(bare_consume), 0.9);
+  }
+  return targets.exit_code();
 }
