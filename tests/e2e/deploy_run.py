@@ -3,7 +3,7 @@
 
 usage: deploy_run.py
 
-On the embedded transport, in a data folder of its own. It builds the release preset where that is not done.
+On every transport, with data folders and brokers of its own. It builds the release preset where that is not done.
 """
 
 import os
@@ -25,6 +25,7 @@ RUN_S = 900
 # Facts of the chain that the sample has.
 RICHEST = "0x5abfec25f74cd88437631a7731906932776356f9"
 PROOFS = 4
+BROKERS = {"kafka": "19512", "rabbitmq": "19572"}  # and their ports
 
 
 def run(*arguments, code=OK):
@@ -45,9 +46,9 @@ def events(text):
     return re.findall(r"^  events +([\d,]+)$", text, re.MULTILINE)
 
 
-def serve(data):
+def serve(*options):
     """The server that it ends in; what it says to try is tried."""
-    process = subprocess.Popen([SCRIPT, "--data", data, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    process = subprocess.Popen([SCRIPT, *options, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                stdin=subprocess.DEVNULL)
     try:
         output = b""
@@ -74,14 +75,25 @@ def serve(data):
         process.stdout.close()
 
 
+def whole_run(*options):
+    first = run(*options, "--no-serve").stdout
+    check_summary(first)
+    again = serve(*options)
+    if "--transport" not in options:  # every owner of a broker's partition adds a claim
+        equal(events(again), events(first), "events after it was run again")
+
+
 def main():
     folder = tempfile.mkdtemp(prefix="leat-deploy-run-")
     data = os.path.join(folder, "data")
     try:
-        first = run("--data", data, "--no-serve").stdout
-        check_summary(first)
-        again = serve(data)
-        equal(events(again), events(first), "events after it was run again")
+        whole_run("--data", data)
+        for transport, port in BROKERS.items():
+            try:
+                whole_run("--data", f"{data}-{transport}", "--transport", transport, "--broker-port", port)
+            finally:
+                subprocess.run([os.path.join(ROOT, "deploy", transport), "wipe", "--port", port], check=True,
+                               stdout=subprocess.DEVNULL)
         for wrong in (["--transport", "carrier-pigeon"], ["--port", "65536"], ["--data"], ["--nonsense"]):
             require("usage: deploy/run" in run(*wrong, code=2).stderr, wrong)
     except (Failed, OSError, subprocess.TimeoutExpired) as error:
