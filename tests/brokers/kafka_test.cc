@@ -1,5 +1,5 @@
 // What only Kafka has: checks of topics, retention, TLS and SASL, errors of brokers that are not as
-// they should be, and a producer that fails for good. One broker for all.
+// they should be, and a producer that fails for good. One broker for all, and an older one for SCRAM.
 #include <arpa/inet.h>
 #include <doctest/doctest.h>
 #include <librdkafka/rdkafka.h>
@@ -27,23 +27,28 @@ using test::DataEvent;
 using test::Must;
 
 constexpr int kPort = 19492;
-constexpr int kTlsPort = kPort + 2;
-// With older ones brokers from 4.0 on refuse every user.
+constexpr int kOlderPort = 19592;
+// With older libraries brokers from 4.0 on refuse every user of SCRAM; this one does not.
 constexpr int kScramWithKafka4 = 0x020601ff;
+constexpr const char* kOlderVersion = "3.9.1";
 constexpr auto kPatience = std::chrono::seconds(30);
 
 struct Cluster {
   test::TempFolder certificates;
+  const int tls_port;
   test::Broker broker;
 
-  Cluster() : broker("kafka", kPort, Properties(certificates.path()), Environment()) {}
+  // `version` of Kafka; empty: the one that deploy/kafka pins.
+  explicit Cluster(int port, const std::string& version = {})
+      : tls_port(port + 2),
+        broker("kafka", port, Properties(certificates.path(), port), Environment(version)) {}
 
-  static std::string Properties(const std::string& folder) {
+  static std::string Properties(const std::string& folder, int port) {
     REQUIRE(std::system((LEAT_SOURCE_DIR "/tests/support/certificates " + folder).c_str()) == 0);
-    const std::string plain = "127.0.0.1:" + std::to_string(kPort);
-    const std::string tls = std::to_string(kTlsPort);
+    const std::string plain = "127.0.0.1:" + std::to_string(port);
+    const std::string tls = std::to_string(port + 2);
     return "listeners=PLAINTEXT://" + plain +
-           ",CONTROLLER://127.0.0.1:" + std::to_string(kPort + 1) + ",SASL_SSL://127.0.0.1:" + tls +
+           ",CONTROLLER://127.0.0.1:" + std::to_string(port + 1) + ",SASL_SSL://127.0.0.1:" + tls +
            "\nadvertised.listeners=PLAINTEXT://" + plain + ",SASL_SSL://localhost:" + tls +
            "\nssl.keystore.type=PEM\nssl.keystore.location=" + folder +
            "/server-chain.pem\n"
@@ -56,14 +61,15 @@ struct Cluster {
            "org.apache.kafka.common.security.scram.ScramLoginModule required;\n"
            "log.retention.check.interval.ms=200\nlog.initial.task.delay.ms=200\n";
   }
-  static std::string Environment() {
-    return "LEAT_KAFKA_FORMAT='--add-scram SCRAM-SHA-256=[name=short,password=open256] "
+  static std::string Environment(const std::string& version) {
+    return "LEAT_KAFKA_VERSION='" + version +
+           "' LEAT_KAFKA_FORMAT='--add-scram SCRAM-SHA-256=[name=short,password=open256] "
            "--add-scram SCRAM-SHA-512=[name=long,password=open512]'";
   }
 };
 
 Cluster& TheCluster() {
-  static Cluster cluster;
+  static Cluster cluster(kPort);
   return cluster;
 }
 
@@ -227,68 +233,81 @@ TEST_CASE("what a transaction of somebody else's leaves in a topic is vacant") {
   CHECK(vacant == 2);  // the commits
 }
 
-TEST_CASE("TLS and SASL") {
-  const std::string folder = TheCluster().certificates.path();
-  struct User {
-    std::string mechanism, name, password;
-  };
-  const User users[] = {{"PLAIN", "plain", "open"},
-                        {"SCRAM-SHA-256", "short", "open256"},
-                        {"SCRAM-SHA-512", "long", "open512"}};
-  const auto secured = [&](const User& user) {
-    auto options = Options();
-    options.properties["bootstrap.servers"] = "localhost:" + std::to_string(kTlsPort);
-    options.properties["security.protocol"] = "SASL_SSL";
-    options.properties["ssl.ca.location"] = folder + "/ca.pem";
-    options.properties["sasl.mechanism"] = user.mechanism;
-    options.properties["sasl.username"] = user.name;
-    options.properties["sasl.password"] = user.password;
-    return options;
-  };
-  uint64_t published = 0;
-  for (const User& user : users) {
-    CAPTURE(user.mechanism);
-    User wrong = user;
-    wrong.password = "wrong-secret";
-    const auto refused = KafkaTransport::Open(secured(wrong));
-    Refused(
-        refused, ErrorClass::kInvalid,
-        {"localhost:" + std::to_string(kTlsPort), "uthentication failed", "kafka.sasl.password"});
-    CHECK(refused.error().Text().find(wrong.password) == std::string::npos);
+struct User {
+  std::string mechanism, name, password;
+};
+const User kPlainUser{"PLAIN", "plain", "open"};
+const User kScramUsers[] = {{"SCRAM-SHA-256", "short", "open256"},
+                            {"SCRAM-SHA-512", "long", "open512"}};
 
-    if (user.mechanism != "PLAIN" && rd_kafka_version() < kScramWithKafka4) {
-      MESSAGE(user.mechanism, " is refused: librdkafka ", std::string(rd_kafka_version_str()),
-              " cannot do it");
-      Refused(KafkaTransport::Open(secured(user)), ErrorClass::kInvalid, {"SCRAM", "2.6.1"});
-      continue;
-    }
-    const auto transport = Must(KafkaTransport::Open(secured(user)));
-    Must(transport->CreateTopic("secured", 1));
-    const auto at = Must(transport->Publish("secured", {DataEvent(user.name)}));
-    CHECK(at[0].offset == published++);
-    const auto reader = Must(transport->Subscribe("secured", 0, at[0].offset));
-    MessageBatch batch;
-    while (batch.messages.empty()) Must(reader->Poll({}, &batch));
-    CHECK(batch.messages[0].event.data == user.name);
-    const auto member = Must(transport->Join("secured", "secured", user.name));
-    Must(member->Poll(std::chrono::milliseconds(10)));
-  }
+KafkaOptions Secured(const Cluster& cluster, const User& user) {
+  auto options = Options();
+  options.properties["bootstrap.servers"] = "localhost:" + std::to_string(cluster.tls_port);
+  options.properties["security.protocol"] = "SASL_SSL";
+  options.properties["ssl.ca.location"] = cluster.certificates.path() + "/ca.pem";
+  options.properties["sasl.mechanism"] = user.mechanism;
+  options.properties["sasl.username"] = user.name;
+  options.properties["sasl.password"] = user.password;
+  return options;
+}
+
+// A wrong password is refused; with the right one everything there is works.
+void CheckUser(const Cluster& cluster, const User& user) {
+  CAPTURE(user.mechanism);
+  User wrong = user;
+  wrong.password = "wrong-secret";
+  const auto refused = KafkaTransport::Open(Secured(cluster, wrong));
+  Refused(refused, ErrorClass::kInvalid,
+          {"localhost:" + std::to_string(cluster.tls_port), "uthentication failed",
+           "kafka.sasl.password"});
+  CHECK(refused.error().Text().find(wrong.password) == std::string::npos);
+
+  const auto transport = Must(KafkaTransport::Open(Secured(cluster, user)));
+  Must(transport->CreateTopic("secured", 1));
+  const auto at = Must(transport->Publish("secured", {DataEvent(user.name)}));
+  const auto reader = Must(transport->Subscribe("secured", 0, at[0].offset));
+  MessageBatch batch;
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (batch.messages.empty() && std::chrono::steady_clock::now() < deadline)
+    Must(reader->Poll({}, &batch));
+  REQUIRE(batch.messages.size() == 1);
+  CHECK(batch.messages[0].event.data == user.name);
+  const auto member = Must(transport->Join("secured", "secured-" + user.name, user.name));
+  CHECK(Must(member->Poll(kPatience)).held.size() == 1);
+}
+
+TEST_CASE("TLS and SASL") {
+  const Cluster& cluster = TheCluster();
+  CheckUser(cluster, kPlainUser);
   // Not its authority, no TLS at all, TLS where there is none.
-  auto options = secured(users[0]);
-  options.properties["ssl.ca.location"] = folder + "/other-ca.pem";
+  auto options = Secured(cluster, kPlainUser);
+  options.properties["ssl.ca.location"] = cluster.certificates.path() + "/other-ca.pem";
   Refused(KafkaTransport::Open(options), ErrorClass::kInvalid,
           {"certificate", "kafka.ssl.ca.location"});
-  options = secured(users[0]);
+  options = Secured(cluster, kPlainUser);
   options.properties["security.protocol"] = "PLAINTEXT";
   options.timeout = std::chrono::milliseconds(1000);
   Refused(KafkaTransport::Open(options), ErrorClass::kUnavailable, {"kafka.security.protocol"});
-  options = secured(users[0]);
+  options = Secured(cluster, kPlainUser);
   options.properties["bootstrap.servers"] = "localhost:" + std::to_string(kPort);
   Refused(KafkaTransport::Open(options), ErrorClass::kInvalid, {"SSL", "kafka.security.protocol"});
   // No file there.
-  options = secured(users[0]);
-  options.properties["ssl.ca.location"] = folder + "/none.pem";
+  options = Secured(cluster, kPlainUser);
+  options.properties["ssl.ca.location"] = cluster.certificates.path() + "/none.pem";
   Refused(KafkaTransport::Open(options), ErrorClass::kInvalid, {"ssl.ca.location"});
+}
+
+TEST_CASE("SCRAM") {
+  const Cluster older(kOlderPort, kOlderVersion);
+  for (const User& user : kScramUsers) {
+    CheckUser(older, user);
+    if (rd_kafka_version() >= kScramWithKafka4) {
+      CheckUser(TheCluster(), user);
+    } else {
+      Refused(KafkaTransport::Open(Secured(TheCluster(), user)), ErrorClass::kInvalid,
+              {"SCRAM", "2.6.1"});
+    }
+  }
 }
 
 TEST_CASE("no broker is there") {
