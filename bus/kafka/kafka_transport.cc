@@ -8,6 +8,7 @@
 #include <mutex>
 #include <set>
 #include <thread>
+#include <tuple>
 
 #include "bus/attributes.h"
 #include "bus/group.h"
@@ -38,7 +39,11 @@ constexpr size_t kAheadBytesMax = 8u << 20;
 constexpr size_t kAheadAfter = 2;  // full fetches in a row
 constexpr auto kAheadPause = std::chrono::milliseconds(5);
 constexpr auto kPollStep = std::chrono::milliseconds(100);
+constexpr auto kRefillTimeout = std::chrono::milliseconds(1000);
 constexpr auto kRetryPause = std::chrono::milliseconds(2);
+// What waited when asking again is worth it; less is no queue that was full.
+constexpr size_t kRefillMessages = 2 * kAheadMessages;
+constexpr size_t kRefillBytes = 1u << 20;
 constexpr auto kAskedAgain = std::chrono::milliseconds(50);
 constexpr auto kOpenStep = std::chrono::milliseconds(500);
 constexpr int kRefusalsMax = 2;
@@ -84,10 +89,9 @@ const std::pair<const char*, const char*> kConsumerDefaults[] = {
     // takes this long (half a second by default, and that was the time of every seek). A message
     // ends the wait at once.
     {"fetch.wait.max.ms", "50"},
-    // A partition whose queue is full is not fetched for a whole second: it must hold more than a
-    // second's work.
-    {"queued.min.messages", "1000000"},
-    {"queued.max.messages.kbytes", "524288"},
+    // What waits in a partition's queue: then it is paused until half of it is taken (Refiller).
+    {"queued.min.messages", "100000"},
+    {"queued.max.messages.kbytes", "65536"},
 };
 
 int Milliseconds(std::chrono::milliseconds time) { return static_cast<int>(time.count()); }
@@ -197,6 +201,42 @@ struct Consumer {
   std::set<std::pair<std::string, uint32_t>> followed;  // guarded by the transport's mutex
 };
 
+// The library does not fetch a partition whose queue is full, and its thread for that broker then
+// sleeps for up to a second, whatever is taken from the queue meanwhile. A request to the broker
+// wakes it. Requests wait for their answers here, so that no reader does. Thread-safe.
+class Refiller {
+ public:
+  Refiller() : thread_([this](const std::stop_token& stop) { Run(stop); }) {}
+
+  // Returns at once. `consumer` must live as long as this does.
+  void Ask(rd_kafka_t* consumer, const std::string& topic, int32_t partition) {
+    std::lock_guard lock(mutex_);
+    wanted_.emplace(consumer, topic, partition);
+    changed_.notify_one();
+  }
+
+ private:
+  void Run(const std::stop_token& stop) {
+    std::unique_lock lock(mutex_);
+    while (changed_.wait(lock, stop, [&] { return !wanted_.empty(); })) {
+      const auto one = wanted_.extract(wanted_.begin());
+      lock.unlock();
+      // Where it ends is the cheapest question that goes to a partition's leader.
+      const auto& [consumer, topic, partition] = one.value();
+      const Owned<rd_kafka_topic_partition_list_t> list(rd_kafka_topic_partition_list_new(1));
+      rd_kafka_topic_partition_list_add(list.get(), topic.c_str(), partition)->offset =
+          RD_KAFKA_OFFSET_END;
+      (void)rd_kafka_offsets_for_times(consumer, list.get(), Milliseconds(kRefillTimeout));
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable_any changed_;
+  std::set<std::tuple<rd_kafka_t*, std::string, int32_t>> wanted_;  // guarded by mutex_
+  std::jthread thread_;
+};
+
 // The event in a message, by the CloudEvents Kafka binding. Views into the message, or into
 // `structured`.
 Status ReadEvent(const rd_kafka_message_t& message, events::EventView* event,
@@ -270,6 +310,7 @@ class KafkaTransport::Impl {
   std::mutex mutex;
   std::shared_ptr<Producer> producer;                // guarded by mutex
   std::vector<std::shared_ptr<Consumer>> consumers;  // guarded by mutex
+  Refiller refiller;                                 // asks them, and so ends before they do
   std::map<std::string, uint32_t, std::less<>>
       partitions;  // of topics that were asked for; guarded by mutex
   std::map<std::string, std::string, std::less<>>
@@ -299,9 +340,37 @@ struct Fetched {
   }
 };
 
-// What is waiting in the queue, up to that many messages; null when the timeout passes first.
-std::shared_ptr<Fetched> FetchFrom(rd_kafka_queue_t* queue, std::chrono::milliseconds timeout,
-                                   size_t messages_max) {
+// The queue of one partition. Of one thread at a time.
+class FetchQueue {
+ public:
+  // `refill` is called when the library may have stopped to fill the queue, and there is room again.
+  FetchQueue(Owned<rd_kafka_queue_t> queue, std::function<void()> refill)
+      : queue_(std::move(queue)), refill_(std::move(refill)) {}
+
+  // What is waiting, up to that many messages; null when the timeout passes first.
+  std::shared_ptr<Fetched> Fetch(std::chrono::milliseconds timeout, size_t messages_max);
+  rd_kafka_queue_t* get() const { return queue_.get(); }
+
+ private:
+  // Whether the queue was full is not told; that half of what waited is gone can be seen. Messages
+  // are taken to be as large as those.
+  void Took(const Fetched& fetched) {
+    const size_t left = rd_kafka_queue_length(queue_.get());
+    const size_t bytes = most_ * (fetched.bytes / fetched.raw.size());
+    if (2 * left <= most_ && (most_ >= kRefillMessages || bytes >= kRefillBytes)) {
+      refill_();
+      most_ = 0;
+    }
+    most_ = std::max(most_, left);
+  }
+
+  Owned<rd_kafka_queue_t> queue_;
+  std::function<void()> refill_;
+  size_t most_ = 0;  // since the last refill
+};
+
+std::shared_ptr<Fetched> FetchQueue::Fetch(std::chrono::milliseconds timeout, size_t messages_max) {
+  rd_kafka_queue_t* const queue = queue_.get();
   // The batch call waits until it is full or the time is over, so the first message is waited for
   // alone.
   rd_kafka_message_t* const first = rd_kafka_consume_queue(queue, Milliseconds(timeout));
@@ -338,6 +407,7 @@ std::shared_ptr<Fetched> FetchFrom(rd_kafka_queue_t* queue, std::chrono::millise
     to.event.data = {static_cast<const char*>(from->payload), from->len};
     to.problem = fetched->problems.emplace_back(status.error().Text());
   }
+  if (!fetched->raw.empty()) Took(*fetched);
   return fetched;
 }
 
@@ -347,7 +417,7 @@ std::shared_ptr<Fetched> FetchFrom(rd_kafka_queue_t* queue, std::chrono::millise
 // with an error of the library, which is the last thing it gives.
 class Ahead {
  public:
-  explicit Ahead(rd_kafka_queue_t* queue) : queue_(queue), thread_([this] { Run(); }) {}
+  explicit Ahead(FetchQueue* queue) : queue_(queue), thread_([this] { Run(); }) {}
   ~Ahead() {
     {
       std::lock_guard lock(mutex_);
@@ -394,7 +464,7 @@ class Ahead {
     std::vector<std::shared_ptr<const void>> read;
     for (;;) {
       read.clear();
-      auto fetched = FetchFrom(queue_, kAheadPause, kAheadMessages);
+      auto fetched = queue_->Fetch(kAheadPause, kAheadMessages);
       std::unique_lock lock(mutex_);
       const bool last = fetched == nullptr || fetched->error != RD_KAFKA_RESP_ERR_NO_ERROR;
       if (fetched != nullptr) {
@@ -409,7 +479,7 @@ class Ahead {
     }
   }
 
-  rd_kafka_queue_t* const queue_;
+  FetchQueue* const queue_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Fetched>> fetched_;  // guarded by mutex_, as all of these
@@ -425,7 +495,7 @@ class Ahead {
 class KafkaSubscription final : public Subscription {
  public:
   KafkaSubscription(rd_kafka_t* consumer, Owned<rd_kafka_topic_t> topic, std::string name,
-                    uint32_t partition, uint64_t offset, Owned<rd_kafka_queue_t> queue,
+                    uint32_t partition, uint64_t offset, std::unique_ptr<FetchQueue> queue,
                     std::function<void()> release)
       : consumer_(consumer),
         topic_(std::move(topic)),
@@ -447,7 +517,7 @@ class KafkaSubscription final : public Subscription {
     next_ = offset;
   }
   void Wake() override {
-    rd_kafka_queue_yield(queue_.get());
+    rd_kafka_queue_yield(queue_->get());
     std::lock_guard lock(ahead_mutex_);
     if (ahead_ != nullptr) ahead_->Wake();
   }
@@ -477,7 +547,7 @@ class KafkaSubscription final : public Subscription {
   const std::string name_;  // as the user knows it
   const uint32_t partition_;
   uint64_t next_;  // offset of the next message to give out
-  Owned<rd_kafka_queue_t> queue_;
+  std::unique_ptr<FetchQueue> queue_;
   std::function<void()> release_;
   bool running_ = false;
   std::shared_ptr<Fetched> fetched_;
@@ -490,7 +560,7 @@ class KafkaSubscription final : public Subscription {
 Status KafkaSubscription::Run() {
   if (running_) return {};
   if (rd_kafka_consume_start_queue(topic_.get(), Partition(), static_cast<int64_t>(next_),
-                                   queue_.get()) != 0) {
+                                   queue_->get()) != 0) {
     return Broken("following " + name_ + "/" + std::to_string(partition_), rd_kafka_last_error());
   }
   running_ = true;
@@ -549,7 +619,7 @@ Status KafkaSubscription::Fetch(const PollLimits& limits) {
     const auto deadline = std::chrono::steady_clock::now() + limits.timeout;
     auto left = limits.timeout;
     do {
-      fetched = FetchFrom(queue_.get(), left, messages_max);
+      fetched = queue_->Fetch(left, messages_max);
       if (fetched == nullptr) return {};
       left = std::chrono::ceil<std::chrono::milliseconds>(deadline -
                                                           std::chrono::steady_clock::now());
@@ -1053,7 +1123,11 @@ Result<std::unique_ptr<Subscription>> KafkaTransport::Subscribe(std::string_view
   const std::string name = impl_->Named(topic);
   LEAT_ASSIGN(const auto consumer, impl_->ConsumerFor(name, partition));
   Owned<rd_kafka_topic_t> handle(rd_kafka_topic_new(consumer->handle.get(), name.c_str(), nullptr));
-  Owned<rd_kafka_queue_t> queue(rd_kafka_queue_new(consumer->handle.get()));
+  auto queue = std::make_unique<FetchQueue>(
+      Owned<rd_kafka_queue_t>(rd_kafka_queue_new(consumer->handle.get())),
+      [refiller = &impl_->refiller, raw = consumer->handle.get(), name, partition] {
+        refiller->Ask(raw, name, static_cast<int32_t>(partition));
+      });
   return std::make_unique<KafkaSubscription>(
       consumer->handle.get(), std::move(handle), std::string(topic), partition, offset,
       std::move(queue), [impl = impl_.get(), consumer, name, partition] {

@@ -2,6 +2,7 @@
 // they should be, and a producer that fails for good. One broker for all, and an older one for SCRAM.
 #include <arpa/inet.h>
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <librdkafka/rdkafka.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -10,9 +11,12 @@
 
 #include <atomic>
 #include <chrono>
+#include <fstream>
+#include <optional>
 #include <thread>
 
 #include "bus/kafka/kafka_transport.h"
+#include "core/log.h"
 #include "runtime/decider_runner.h"
 #include "runtime/relay.h"
 #include "tests/support/broker.h"
@@ -316,6 +320,93 @@ TEST_CASE("no broker is there") {
   options.timeout = std::chrono::milliseconds(1000);
   Refused(KafkaTransport::Open(options), ErrorClass::kUnavailable,
           {"127.0.0.1:1", "deploy/kafka start", "kafka.bootstrap.servers"});
+}
+
+// What goes to standard error while this lives, the program's log among it.
+class LogText {
+ public:
+  LogText() : before_(dup(STDERR_FILENO)), file_(folder_.Sub("log"), std::ios::in | std::ios::out | std::ios::trunc) {
+    const int file = open(folder_.Sub("log").c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+    REQUIRE(dup2(file, STDERR_FILENO) >= 0);
+    close(file);
+    core::InitLog(core::LogLevel::kInfo);
+  }
+  ~LogText() {
+    core::InitLog(core::LogLevel::kError);
+    dup2(before_, STDERR_FILENO);
+    close(before_);
+  }
+  // The lines since the last call.
+  std::vector<std::string> NewLines() {
+    std::vector<std::string> lines;
+    file_.clear();
+    for (std::string line; std::getline(file_, line);) lines.push_back(line);
+    return lines;
+  }
+
+ private:
+  test::TempFolder folder_;
+  const int before_;
+  std::fstream file_;
+};
+
+// Of the first partition of a topic, in librdkafka's statistics; nothing when it is not followed.
+std::optional<int64_t> Statistic(const std::string& json, const std::string& topic, const std::string& name) {
+  auto at = json.find("\"" + topic + "\": {");
+  if (at != std::string::npos) at = json.find("\"partitions\":{ \"0\": {", at);
+  if (at != std::string::npos) at = json.find("\"" + name + "\":", at);
+  if (at == std::string::npos) return std::nullopt;
+  return std::strtoll(json.c_str() + at + name.size() + 3, nullptr, 10);
+}
+
+TEST_CASE("a partition whose reader does not come is paused, and its member stays one") {
+  LogText log;
+  auto options = Options();
+  options.properties["statistics.interval.ms"] = "100";
+  options.properties["queued.min.messages"] = "1000";
+  options.properties["fetch.message.max.bytes"] = "100000";
+  const auto transport = Must(KafkaTransport::Open(options));
+  Must(transport->CreateTopic("unread", 1));
+  Must(transport->CreateTopic("beside", 1));
+  constexpr uint64_t kEvents = 20'000;
+  test::Random random(test::Seed(4));
+  std::vector<events::Event> events;
+  for (uint64_t i = 0; i < kEvents; ++i) events.push_back(DataEvent(test::RandomBytes(random, 200)));
+  Must(transport->Publish("unread", events));
+  const auto member = Must(transport->Join("unread", "workers", "slow"));
+  REQUIRE(Must(member->Poll(kPatience)).held.size() == 1);
+  const auto slow = Must(transport->Subscribe("unread", 0, 0));
+  const auto beside = Must(transport->Subscribe("beside", 0, 0));
+  MessageBatch batch;
+  uint64_t next = 0;
+  const auto read = [&](size_t messages_max) {
+    Must(slow->Poll({.messages_max = messages_max}, &batch));
+    for (const Message& message : batch.messages) CHECK(message.offset == next++);
+  };
+  while (next == 0) read(1);
+  // The other one goes on meanwhile. What waits for the first stays what it is.
+  constexpr size_t kSame = 10;
+  std::vector<int64_t> waiting;
+  const auto stays = [&] {
+    return waiting.size() >= kSame && waiting.back() >= 1000 &&
+           waiting[waiting.size() - kSame] == waiting.back();
+  };
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  for (uint64_t count = 0; !stays(); ++count) {
+    REQUIRE(std::chrono::steady_clock::now() < deadline);
+    Must(transport->Publish("beside", {DataEvent("x")}));
+    do Must(beside->Poll({}, &batch));
+    while (batch.messages.empty());
+    CHECK(batch.messages[0].offset == count);
+    for (const std::string& line : log.NewLines()) {
+      const auto queued = Statistic(line, "unread", "fetchq_cnt");
+      if (queued.value_or(0) > 0) waiting.push_back(*queued);  // the member reads nothing
+    }
+  }
+  CHECK(waiting.back() < 5000);
+  CHECK(Must(member->Poll(std::chrono::milliseconds(0))) == Share{{0}, {}});
+  while (next < kEvents) read(1024);
+  CHECK(Must(member->Poll(std::chrono::milliseconds(0))) == Share{{0}, {}});
 }
 
 TEST_CASE("a member whose owner is busy stays a member") {
