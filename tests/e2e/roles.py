@@ -32,6 +32,7 @@ from harness import Failed, Leat, equal, require
 READY_S = 60
 RECOVERY_S = 180
 SAMPLE_S = 0.2
+BLOCK_EVENTS = 8192  # of one chain of the sample
 
 
 def chain(number):
@@ -179,6 +180,7 @@ def split(world):
         equal([part["lag"] for part in lag], [0, 0, 0], "lag")
         if world.broker.name == "kafka":
             deployment.wait_until(lambda: all(one == 0 for one in kafka_lag(world, deployment.user)), "Kafka's own tool sees no lag")
+            behind(world, deployment)
         reply = gateway.json("request", "leat.requests.balances", "--type", "gateway.request_forwarded.v1",
                              "--data", json.dumps({"method": "GET", "target": "/api/supply"}))
         equal(reply["type"], "gateway.request_answered.v1", "a request by hand")
@@ -193,9 +195,48 @@ def one_without_incarnation(gateway, one):
     return answer
 
 
+def behind(world, deployment):
+    """While the balances are frozen, Kafka's own tool sees the lag that we do."""
+    ledger, balances, gateway = (deployment.processes["only-" + role] for role in ("ledger", "balances", "gateway"))
+
+    def standing():
+        return {part["role"]: part for part in gateway.leat.json("lag")["lag"]}
+
+    def ends(parts):
+        return {role: part["end"] for role, part in parts.items()}
+
+    for number in range(2, 12):
+        published = standing()["ledger"]["end"] + BLOCK_EVENTS
+        ledger.pause()
+        waits = subprocess.Popen(ingest(deployment.user, world.genesis, number), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            deployment.wait_until(lambda: standing()["ledger"]["end"] >= published, "all blocks are published")
+            balances.pause()
+            ledger.resume()
+            before, known = {}, None
+            deadline = time.monotonic() + 3  # as long as a last heartbeat counts
+            while known is None and time.monotonic() < deadline:
+                parts = standing()
+                if ends(parts) == ends(before) and parts["ledger"]["lag"] == 0 and parts["balances"]["lag"]:
+                    known = parts
+                before = parts
+            theirs = kafka_lag(world, deployment.user)
+            if known is not None and ends(standing()) == ends(known):
+                lag = known["balances"]["lag"]
+                equal(theirs, [0, 0, lag], "the lag that Kafka's own tool sees")
+                print(f"  {lag} entries behind, and Kafka's own tool says so")
+                return
+        finally:
+            ledger.resume()
+            balances.resume()
+            waits.wait(READY_S)
+        deployment.wait_until(lambda: all(one == 0 for one in kafka_lag(world, deployment.user)), "Kafka's own tool sees no lag")
+    raise Failed("the lag was never seen in time")
+
+
 def kafka_lag(world, leat):
     """The lag of every role's group as Kafka's own tool prints it."""
-    tools, = glob.glob(os.path.join(ROOT, ".brokers", "kafka-jars-*", "kafka-tools-[0-9]*.jar"))
+    tools = max(glob.glob(os.path.join(ROOT, ".brokers", "kafka-jars-*", "kafka-tools-[0-9]*.jar")))
     out = subprocess.run(["java", "-cp", os.path.join(os.path.dirname(tools), "*"), "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
                           "--bootstrap-server", f"127.0.0.1:{world.broker.port}", "--describe", "--all-groups"],
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
