@@ -159,6 +159,12 @@ Status CheckSetting(const std::string& name) {
 
 Status Node::OpenTransport() {
   LEAT_ASSIGN(const std::string name, TransportOf(*folder_, options_.transport.name));
+  for (const char* const setting : {kReplication, kRetention}) {
+    if (name == kKafka || !options_.transport.settings.contains(setting)) continue;
+    return Fail(ErrorClass::kUnsupported,
+                std::string(setting) + ": transport " + name + " has no such setting",
+                "leave it out, or use kafka");
+  }
   if (name == kKafka) {
     LEAT_ASSIGN(const auto kafka, KafkaOptionsOf(options_.transport.settings));
     LEAT_ASSIGN(transport_, bus::KafkaTransport::Open(kafka));

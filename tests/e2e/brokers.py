@@ -133,6 +133,10 @@ def undisturbed(world, expected):
     leat.ok("verify")
     equal(outcome(leat), expected, "all shards deleted, and rebuilt from their topics")
     Leat(leat.binary, leat.data).error("--transport", "embedded", "topics", mentions=["data folder is of transport"])
+    # What a transport does not have is refused, not passed over.
+    if leat.transport != "kafka":
+        for setting in ("topics.retention_ms", "topics.replication"):
+            leat.error("--set", f"{setting}=1000", "topics", mentions=[setting, "rabbitmq has no such setting", "kafka"])
 
 
 class Publisher:
