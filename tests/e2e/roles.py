@@ -6,7 +6,7 @@ usage: roles.py --broker kafka|rabbitmq --leat BIN --sample DIR [--port N] [--ro
 Starts the broker by the project's own script on a port of its own, and wipes it at the end. A round ingests a chain (the same
 facts under another name) through three processes that share the roles, and at a random moment kills -9, pauses or stops one of
 them, or kills the broker; what was ended is started again. Meanwhile all are asked for what is known. In the end the ordered log
-of every decider and every balance are those of an undisturbed run on the embedded transport. Rounds: 7, one of each sort, with
+of every decider and every balance are those of an undisturbed run on the embedded transport. Rounds: 8, one of each sort, with
 LEAT_FULL=1 100. The seed is printed, and repeats a run as far as the machine lets it.
 """
 
@@ -349,27 +349,28 @@ class Sampler:
 
 
 def disturbed(world, rounds):
-    """kill -9 of a random process or of the broker, pauses, also of one whose send queues are full, and stops in order, under
-    load."""
+    """kill -9 of a random process or of the broker, losses of a process with all its shards, pauses, also of one whose send queues
+    are full, and stops in order, under load."""
     # Who follows takes over warm, and who does not builds what it lacks from the topics.
     splits = {"p1": ("--role", "ingest,ledger,gateway", "--standby"),
               "p2": ("--role", "ledger,balances,gateway", "--standby"),
               "p3": ("--role", "ingest,balances,gateway")}
     chains = []
-    done = {"kill": 0, "pause": 0, "full": 0, "stop": 0}
+    done = {"kill": 0, "loss": 0, "pause": 0, "full": 0, "stop": 0}
     plan = []
     with Deployment(world, splits, [f"topics.partitions={world.arguments.partitions}"]) as deployment:
         deployment.wait_owned(world.arguments.partitions)
         claims = deployment.claims()
         sampler = Sampler(deployment)
         print(f"  {'round':>5} {'victim':<7} {'how':<5} {'at ms':>6} {'events/s before':>16} {'during 5 s':>11} {'after':>8} {'round s':>8}")
-        while done["kill"] + done["pause"] + done["full"] < rounds or done["stop"] == 0:
+        while sum(done.values()) - done["stop"] < rounds or done["stop"] == 0:
             number = len(chains) + 1
             require(number < 5 * rounds + 20, f"only {done} came while something was to be done")
             chains.append(number)
             if not plan:  # few rounds, and each sort all the same
                 plan = [("p1", "kill"), ("p2", "pause"), ("p3", "kill"), ("broker", "kill"), ("p2", "kill"),
                         (world.random.choice(["p1", "p3"]), "pause"), (world.random.choice(["p1", "p2", "p3"]), "full"),
+                        (world.random.choice(["p1", "p2", "p3"]), "loss"),
                         (world.random.choice(["p1", "p2", "p3"]), "stop")]
                 world.random.shuffle(plan)
             victim, how = plan.pop()
@@ -384,8 +385,10 @@ def disturbed(world, rounds):
             if victim == "broker":
                 world.broker.call("kill")
                 world.broker.call("start")
-            elif how == "kill":
+            elif how in ("kill", "loss"):
                 deployment.processes[victim].kill()
+                if how == "loss":
+                    shutil.rmtree(os.path.join(deployment.processes[victim].leat.data, "shards"))
                 deployment.processes[victim].start()
             elif how == "stop":
                 deployment.processes[victim].stop()
@@ -428,7 +431,7 @@ def disturbed(world, rounds):
         require(not sampler.wrong and sampler.answers > 0,
                 f"{len(sampler.wrong)} wrong answers beside {sampler.answers}: {sampler.wrong[:5]}")
         equal(state_of(deployment.user, chains), expected_of(world, chains, world.arguments.partitions), f"after {rounds} rounds")
-    print(f"  {done['kill']} kills, {done['pause']} pauses, {done['full']} with full queues, and {done['stop']} stops: nothing lost, "
+    print(f"  {done['kill']} kills, {done['loss']} losses of all shards, {done['pause']} pauses, {done['full']} with full queues, and {done['stop']} stops: nothing lost, "
           f"nothing twice, and in the same order; {sampler.answers:,} answers meanwhile, all right", flush=True)
 
 
@@ -439,7 +442,7 @@ def main():
     parser.add_argument("--sample", required=True)
     parser.add_argument("--port", type=int)
     parser.add_argument("--only", choices=["split", "shared", "disturbed"])
-    parser.add_argument("--rounds", type=int, default=100 if os.environ.get("LEAT_FULL") == "1" else 7)
+    parser.add_argument("--rounds", type=int, default=100 if os.environ.get("LEAT_FULL") == "1" else 8)
     parser.add_argument("--partitions", type=int, default=2, help="while processes are killed (default: 2)")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("LEAT_SEED", "1")))
     arguments = parser.parse_args()
