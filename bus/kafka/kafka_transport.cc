@@ -39,7 +39,8 @@ constexpr size_t kAheadBytesMax = 8u << 20;
 constexpr size_t kAheadAfter = 2;  // full fetches in a row
 constexpr auto kAheadPause = std::chrono::milliseconds(5);
 constexpr auto kPollStep = std::chrono::milliseconds(100);
-constexpr auto kRefillTimeout = std::chrono::milliseconds(1000);
+// It is the request that wakes, not its answer: a broker that is away holds up the others no longer.
+constexpr auto kRefillTimeout = std::chrono::milliseconds(100);
 constexpr auto kRetryPause = std::chrono::milliseconds(2);
 // What waited when asking again is worth it; less is no queue that was full.
 constexpr size_t kRefillMessages = 2 * kAheadMessages;
@@ -218,7 +219,7 @@ class Refiller {
  private:
   void Run(const std::stop_token& stop) {
     std::unique_lock lock(mutex_);
-    while (changed_.wait(lock, stop, [&] { return !wanted_.empty(); })) {
+    while (changed_.wait(lock, stop, [&] { return !wanted_.empty(); }) && !stop.stop_requested()) {
       const auto one = wanted_.extract(wanted_.begin());
       lock.unlock();
       // Where it ends is the cheapest question that goes to a partition's leader.

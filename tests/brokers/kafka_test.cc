@@ -359,7 +359,7 @@ std::optional<int64_t> Statistic(const std::string& json, const std::string& top
   return std::strtoll(json.c_str() + at + name.size() + 3, nullptr, 10);
 }
 
-TEST_CASE("a partition whose reader does not come is paused, and its member stays one") {
+TEST_CASE("a partition whose reader does not come is paused, and the others go on") {
   LogText log;
   auto options = Options();
   options.properties["statistics.interval.ms"] = "100";
@@ -373,8 +373,6 @@ TEST_CASE("a partition whose reader does not come is paused, and its member stay
   std::vector<events::Event> events;
   for (uint64_t i = 0; i < kEvents; ++i) events.push_back(DataEvent(test::RandomBytes(random, 200)));
   Must(transport->Publish("unread", events));
-  const auto member = Must(transport->Join("unread", "workers", "slow"));
-  REQUIRE(Must(member->Poll(kPatience)).held.size() == 1);
   const auto slow = Must(transport->Subscribe("unread", 0, 0));
   const auto beside = Must(transport->Subscribe("beside", 0, 0));
   MessageBatch batch;
@@ -383,7 +381,9 @@ TEST_CASE("a partition whose reader does not come is paused, and its member stay
     Must(slow->Poll({.messages_max = messages_max}, &batch));
     for (const Message& message : batch.messages) CHECK(message.offset == next++);
   };
-  while (next == 0) read(1);
+  const auto deadline = std::chrono::steady_clock::now() + 2 * kPatience;
+  const auto in_time = [&] { return std::chrono::steady_clock::now() < deadline; };
+  while (next == 0 && in_time()) read(1);
   // The other one goes on meanwhile. What waits for the first stays what it is.
   constexpr size_t kSame = 10;
   std::vector<int64_t> waiting;
@@ -391,22 +391,21 @@ TEST_CASE("a partition whose reader does not come is paused, and its member stay
     return waiting.size() >= kSame && waiting.back() >= 1000 &&
            waiting[waiting.size() - kSame] == waiting.back();
   };
-  const auto deadline = std::chrono::steady_clock::now() + kPatience;
   for (uint64_t count = 0; !stays(); ++count) {
-    REQUIRE(std::chrono::steady_clock::now() < deadline);
+    REQUIRE(in_time());
     Must(transport->Publish("beside", {DataEvent("x")}));
     do Must(beside->Poll({}, &batch));
-    while (batch.messages.empty());
+    while (batch.messages.empty() && in_time());
+    REQUIRE(batch.messages.size() == 1);
     CHECK(batch.messages[0].offset == count);
     for (const std::string& line : log.NewLines()) {
       const auto queued = Statistic(line, "unread", "fetchq_cnt");
-      if (queued.value_or(0) > 0) waiting.push_back(*queued);  // the member reads nothing
+      if (queued.value_or(0) > 0) waiting.push_back(*queued);
     }
   }
   CHECK(waiting.back() < 5000);
-  CHECK(Must(member->Poll(std::chrono::milliseconds(0))) == Share{{0}, {}});
-  while (next < kEvents) read(1024);
-  CHECK(Must(member->Poll(std::chrono::milliseconds(0))) == Share{{0}, {}});
+  while (next < kEvents && in_time()) read(1024);
+  CHECK(next == kEvents);
 }
 
 TEST_CASE("a member whose owner is busy stays a member") {

@@ -220,23 +220,23 @@ def behind(world, deployment):
                 if ends(parts) == ends(before) and parts["ledger"]["lag"] == 0 and parts["balances"]["lag"]:
                     known = parts
                 before = parts
-            theirs = kafka_lag(world, deployment.user)
-            if known is not None and ends(standing()) == ends(known):
+            if known is not None:
                 lag = known["balances"]["lag"]
-                equal(theirs, [0, 0, lag], "the lag that Kafka's own tool sees")
+                deployment.wait_until(lambda: kafka_lag(world, deployment.user) == [0, 0, lag], f"Kafka's own tool sees a lag of {lag}")
+                equal(ends(standing()), ends(known), "the ends of the topics meanwhile")
                 print(f"  {lag} entries behind, and Kafka's own tool says so")
                 return
         finally:
             ledger.resume()
             balances.resume()
-            waits.wait(READY_S)
+        equal(waits.wait(READY_S), 0, "the ingest's exit code")
         deployment.wait_until(lambda: all(one == 0 for one in kafka_lag(world, deployment.user)), "Kafka's own tool sees no lag")
     raise Failed("the lag was never seen in time")
 
 
 def kafka_lag(world, leat):
     """The lag of every role's group as Kafka's own tool prints it."""
-    tools = max(glob.glob(os.path.join(ROOT, ".brokers", "kafka-jars-*", "kafka-tools-[0-9]*.jar")))
+    tools = max(glob.glob(os.path.join(ROOT, ".brokers", "kafka-jars-*", "kafka-tools-[0-9]*.jar")), key=os.path.getmtime)
     out = subprocess.run(["java", "-cp", os.path.join(os.path.dirname(tools), "*"), "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
                           "--bootstrap-server", f"127.0.0.1:{world.broker.port}", "--describe", "--all-groups"],
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
