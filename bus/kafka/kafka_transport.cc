@@ -357,12 +357,12 @@ class FetchQueue {
   // are taken to be as large as those.
   void Took(const Fetched& fetched) {
     const size_t left = rd_kafka_queue_length(queue_.get());
+    most_ = std::max(most_, left + fetched.raw.size());
     const size_t bytes = most_ * (fetched.bytes / fetched.raw.size());
     if (2 * left <= most_ && (most_ >= kRefillMessages || bytes >= kRefillBytes)) {
       refill_();
-      most_ = 0;
+      most_ = left;
     }
-    most_ = std::max(most_, left);
   }
 
   Owned<rd_kafka_queue_t> queue_;
