@@ -5,7 +5,7 @@ usage: roles.py --broker kafka|rabbitmq --leat BIN --sample DIR [--port N] [--ro
 
 Starts the broker by the project's own script on a port of its own, and wipes it at the end. A round ingests a chain (the same
 facts under another name) through three processes that share the roles, and at a random moment kills -9, pauses or stops one of
-them, or kills the broker; what was ended is started again. Meanwhile all are asked for what is known. In the end the ordered log
+them, kills one and deletes its shards, or kills the broker; what was ended is started again. Meanwhile all are asked for what is known. In the end the ordered log
 of every decider and every balance are those of an undisturbed run on the embedded transport. Rounds: 8, one of each sort, with
 LEAT_FULL=1 100. The seed is printed, and repeats a run as far as the machine lets it.
 """
