@@ -5,12 +5,16 @@ endif()
 
 find_program(LEAT_CCACHE ccache)
 if(LEAT_CCACHE)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${LEAT_CCACHE})
+  # Clones share what was compiled: paths below the source folder count as relative ones.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} ${LEAT_CCACHE})
 endif()
 find_program(LEAT_MOLD mold)
 if(LEAT_MOLD)
   add_link_options(-fuse-ld=mold)
 endif()
+
+# What __FILE__ and debuggers see is the same wherever the clone is.
+add_compile_options(-ffile-prefix-map=${CMAKE_SOURCE_DIR}=.)
 
 # Warnings are errors in our code; system headers are exempt because they come in with -isystem.
 add_compile_options(-Wall -Wextra -Werror -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -fno-omit-frame-pointer)

@@ -3,6 +3,9 @@
 #include <doctest/doctest.h>
 
 #include "core/log.h"
+#include "tests/support/source_dir.h"
+
+std::string leat::test::SourceDir() { return LEAT_SOURCE_DIR; }
 
 int main(int argc, char** argv) {
   leat::core::InitLog(leat::core::LogLevel::kError);

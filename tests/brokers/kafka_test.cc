@@ -48,7 +48,7 @@ struct Cluster {
         broker("kafka", port, Properties(certificates.path(), port), Environment(version)) {}
 
   static std::string Properties(const std::string& folder, int port) {
-    REQUIRE(std::system((LEAT_SOURCE_DIR "/tests/support/certificates " + folder).c_str()) == 0);
+    REQUIRE(std::system((test::SourceDir() + "/tests/support/certificates " + folder).c_str()) == 0);
     const std::string plain = "127.0.0.1:" + std::to_string(port);
     const std::string tls = std::to_string(port + 2);
     return "listeners=PLAINTEXT://" + plain +

@@ -123,7 +123,7 @@ std::vector<TransportUnderTest> Transports() {
 
 // Lines "transport: case"; '#' begins a comment.
 std::vector<std::string> RequiredCases() {
-  std::ifstream in(LEAT_SOURCE_DIR "/tests/conformance/required_cases.txt");
+  std::ifstream in(test::SourceDir() + "/tests/conformance/required_cases.txt");
   REQUIRE(in.good());
   std::vector<std::string> out;
   for (std::string line; std::getline(in, line);) {

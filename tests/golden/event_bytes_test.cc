@@ -15,6 +15,7 @@
 #include "events/codec.h"
 #include "events/registry.h"
 #include "tests/support/random_message.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/test_support.h"
 
 namespace leat::events {
@@ -22,7 +23,7 @@ namespace {
 
 using test::Must;
 
-constexpr const char* kFolder = LEAT_SOURCE_DIR "/tests/golden/events/";
+const std::string kFolder = test::SourceDir() + "/tests/golden/events/";
 
 std::string ReadFile(const std::string& path) {
   std::ifstream in(path, std::ios::binary);

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <string>
 
+#include "tests/support/source_dir.h"
 #include "tests/support/test_support.h"
 
 namespace leat::test {
@@ -46,7 +47,7 @@ class Broker {
 
  private:
   int Try(const std::string& verb) const {
-    const std::string command = environment_ + " " LEAT_SOURCE_DIR "/deploy/" + script_ + " " + verb +
+    const std::string command = environment_ + " " + SourceDir() + "/deploy/" + script_ + " " + verb +
                                 " --port " + std::to_string(port_) + " --dir " +
                                 folder() + " --properties " + folder_.Sub("properties");
     return std::system(command.c_str());

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/source_dir.h"
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -29,7 +31,7 @@ struct Include {
 
 std::vector<Include> AllIncludes() {
   std::vector<Include> out;
-  const fs::path top = LEAT_SOURCE_DIR;
+  const fs::path top = leat::test::SourceDir();
   const std::regex pattern(R"re(^\s*#\s*include\s*([<"])([^>"]+)[>"])re");
   for (const auto& [folder, rank] : kRanks) {
     if (!fs::exists(top / folder)) continue;
