@@ -1237,11 +1237,17 @@ Result<uint64_t> RabbitMqTransport::OffsetAt(std::string_view topic, uint32_t pa
   LEAT_TRY(impl_->Partitions(topic, partition));
   LEAT_ASSIGN(const auto end, End(topic, partition));  // what comes meanwhile lies behind it
   const auto time_s = static_cast<uint64_t>(std::max<int64_t>(time_us, 0)) / 1'000'000;
-  LEAT_ASSIGN(const auto first, FirstFrom(impl_->options, impl_->QueueOf(topic, partition),
-                                          TimeEntry(kOffsetHeader, time_s)));
-  // The stream's first message is a mark.
-  if (first) return *first > 0 ? *first - 1 : 0;
-  return end.offset;
+  const auto deadline = std::chrono::steady_clock::now() + impl_->options.timeout;
+  for (;;) {
+    const auto first = FirstFrom(impl_->options, impl_->QueueOf(topic, partition),
+                                 TimeEntry(kOffsetHeader, time_s));
+    // The stream's first message is a mark.
+    if (first) return *first ? std::max<uint64_t>(**first, 1) - 1 : end.offset;
+    // Whoever begins in a segment that the broker is taking away is answered with 541.
+    if (!first.error().Retryable() || std::chrono::steady_clock::now() > deadline)
+      return std::unexpected(first.error());
+    std::this_thread::sleep_for(kPause);
+  }
 }
 
 Result<std::vector<events::Position>> RabbitMqTransport::Publish(
