@@ -204,9 +204,10 @@ Status Node::CountPartitions() {
   }
   if (known != 0 && wanted != 0 && known != wanted) {
     return Fail(ErrorClass::kConflict,
-                std::string(kPartitions) + " is " + std::to_string(wanted) + ", and there are " +
-                    std::to_string(known),
-                "leave it as it was: keys do not move between partitions");
+                std::string(kPartitions) + " is " + std::to_string(wanted) + ", and topic " +
+                    std::string(ingest::kChainBlocksTopic) + " has " + std::to_string(known),
+                "set " + std::string(kPartitions) + "=" + std::to_string(known) +
+                    ": keys do not move between partitions");
   }
   partitions_ = known != 0 ? known : wanted != 0 ? wanted : 1;
   return {};

@@ -53,7 +53,8 @@ void WriteAttributeTexts(const events::EventView& event, AttributeTexts* texts) 
   texts->cause = events::EventId(derived) + "/" + std::to_string(event.cause->m);
 }
 
-Status TakeAttribute(std::string_view name, std::string_view text, events::EventView* event) {
+Status TakeAttribute(std::string_view name, std::string_view text, AttributesSeen* seen,
+                     events::EventView* event) {
   const auto wrong = [&](std::string remedy) {
     return Invalid(std::string(name) + ": \"" + std::string(text.substr(0, 64)) + "\" is wrong",
                    std::move(remedy));
@@ -61,6 +62,12 @@ Status TakeAttribute(std::string_view name, std::string_view text, events::Event
   const auto twice = [&]() -> Status {
     return Invalid(std::string(name) + ": is there twice", "send one of each");
   };
+  if (name == "specversion") {
+    if (text != kSpecVersion) return wrong("send CloudEvents " + std::string(kSpecVersion));
+    if (seen->specversion) return twice();
+    seen->specversion = true;
+    return {};
+  }
   std::string_view* plain = nullptr;
   if (name == "type") {
     plain = &event->type;
@@ -83,11 +90,13 @@ Status TakeAttribute(std::string_view name, std::string_view text, events::Event
   }
   if (plain != nullptr) {
     if (!plain->empty()) return twice();
+    if (text.empty()) return wrong("an attribute without a text is left out");
     *plain = text;
   } else if (name == "time") {
     auto time = core::ParseTime(text);
     if (!time) return wrong("write RFC 3339");
-    if (event->time_us != 0) return twice();
+    if (seen->time) return twice();
+    seen->time = true;
     event->time_us = *time;
   } else if (name == "streamversion" || name == "position") {
     auto& field = name == "position" ? event->position : event->streamversion;
@@ -112,16 +121,16 @@ Status TakeAttribute(std::string_view name, std::string_view text, events::Event
   return {};
 }
 
-Status FinishEvent(bool has_spec_version, events::EventView* event,
+Status FinishEvent(const AttributesSeen& seen, events::EventView* event,
                    std::vector<events::Event>* structured) {
-  if (!has_spec_version && event->datacontenttype.starts_with(kStructuredContentType)) {
+  if (!seen.specversion && event->datacontenttype.starts_with(kStructuredContentType)) {
     LEAT_ASSIGN(*structured, events::EventsFromJson(event->data, events::Absent::kKept));
     if (structured->size() != 1) return Invalid("a message holds one event, this one several");
     *event = structured->front().view();
     return {};
   }
-  if (!has_spec_version) {
-    return Invalid("specversion: is not " + std::string(kSpecVersion), "send CloudEvents 1.0");
+  if (!seen.specversion) {
+    return Invalid("specversion: is missing", "send CloudEvents " + std::string(kSpecVersion));
   }
   if (event->type.empty()) return Invalid("type: is missing", "every CloudEvent has one");
   if (event->datacontenttype == events::kProtobufContentType) event->datacontenttype = {};

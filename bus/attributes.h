@@ -31,13 +31,20 @@ struct AttributeTexts {
 template <typename Visit>
 void ForEachAttribute(const events::EventView& event, AttributeTexts* texts, Visit&& visit);
 
+// What was seen of a message's attributes and is not in the event.
+struct AttributesSeen {
+  bool specversion = false;
+  bool time = false;
+};
+
 // Sets the attribute in `event`; a name that is not known becomes an extension. The text must
-// outlive the event. Errors: kInvalid, naming the attribute.
-Status TakeAttribute(std::string_view name, std::string_view text, events::EventView* event);
+// outlive the event. Errors: kInvalid, naming the attribute: it is wrong, empty, or there twice.
+Status TakeAttribute(std::string_view name, std::string_view text, AttributesSeen* seen,
+                     events::EventView* event);
 // To be called behind the last attribute, with the message's payload as the event's data. A message
 // without attributes may be an event in structured JSON: then `event` views into `structured`.
-// Errors: kInvalid: another specversion, no type, several events, or a limit of the envelope.
-Status FinishEvent(bool has_spec_version, events::EventView* event,
+// Errors: kInvalid: no specversion, no type, several events, or a limit of the envelope.
+Status FinishEvent(const AttributesSeen& seen, events::EventView* event,
                    std::vector<events::Event>* structured);
 
 // ---- implementation

@@ -17,16 +17,20 @@
 
 namespace leat::bus {
 
-// What a transport can do, and in what they differ. What one cannot do it refuses with kUnsupported.
+// What a transport can do, and in what they differ. What one cannot do it refuses, with an error that names it; only
+// retention and what is told late (end_at_once) show in nothing else.
 struct Features {
   std::string_view name;
   bool seek = true;              // a subscription may start at any offset
   bool seek_by_time = true;      // OffsetAt
   bool end_at_once = true;       // what End tells can be polled without waiting
+  bool retention = true;         // TopicOptions::retention takes effect; else what is older stays
   bool groups_share = true;      // the members of a group share partitions; else the first holds all
   bool groups_remember = false;  // a member that comes back soon has the partitions that it had
   bool groups_show_lag = false;  // the transport's own tools show what Membership::Commit told
   size_t message_bytes_max = events::kDataBytesMax;
+  size_t attributes_bytes_max = 0;  // of an event, their names among them; 0: what the envelope allows
+  bool number_words = true;      // between dots a topic's name may have a word that is a number
   uint32_t topics_max = 0;       // 0: no limit but memory and disk
 };
 

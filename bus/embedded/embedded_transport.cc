@@ -184,6 +184,7 @@ Features EmbeddedTransport::features() const {
   features.name = "embedded";
   features.groups_share = false;
   features.topics_max = kTopicsMax;
+  features.retention = false;
   return features;
 }
 

@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdio>
+#include <cstring>
 #include <deque>
 #include <mutex>
 #include <set>
@@ -115,9 +117,11 @@ int OnStatistics(rd_kafka_t*, char* json, size_t size, void*) {
 }
 
 // The newest thing that was wrong with the cluster as a whole, for the errors of calls that time
-// out. Thread-safe.
+// out, and whether one of its brokers is too old. Thread-safe.
 class LastError {
  public:
+  void SetTooOld() { too_old_ = true; }
+  bool too_old() const { return too_old_; }
   void Set(rd_kafka_resp_err_t error, std::string_view text) {
     std::lock_guard lock(mutex_);
     // That all are down says less than why the last one is.
@@ -133,10 +137,24 @@ class LastError {
   }
 
  private:
+  std::atomic<bool> too_old_{false};
   mutable std::mutex mutex_;
-  rd_kafka_resp_err_t error_ = RD_KAFKA_RESP_ERR_NO_ERROR;
-  std::string text_;
+  rd_kafka_resp_err_t error_ = RD_KAFKA_RESP_ERR_NO_ERROR;  // guarded by mutex_
+  std::string text_;                                        // guarded by mutex_
 };
+
+// Of a handle that logs what brokers say they know (debug=feature), which the library tells in no other way. Static members
+// came with version 5 of the request to join a group, in Kafka 2.3; without, it passes over that they are wanted.
+void OnControlLog(const rd_kafka_t* handle, int level, const char* facility, const char* text) {
+  constexpr int kOldestJoin = 5;
+  const char* const join = std::strstr(text, "ApiKey JoinGroup (11) Versions ");
+  int from = 0, to = 0;
+  if (join != nullptr && std::sscanf(join, "ApiKey JoinGroup (11) Versions %d..%d", &from, &to) == 2 &&
+      to < kOldestJoin) {
+    static_cast<LastError*>(rd_kafka_opaque(handle))->SetTooOld();
+  }
+  OnLog(handle, level, facility, text);
+}
 
 void OnError(rd_kafka_t*, int error, const char* text, void* opaque) {
   static_cast<LastError*>(opaque)->Set(static_cast<rd_kafka_resp_err_t>(error), text);
@@ -243,7 +261,7 @@ class Refiller {
 Status ReadEvent(const rd_kafka_message_t& message, events::EventView* event,
                  std::vector<events::Event>* structured) {
   event->data = {static_cast<const char*>(message.payload), message.len};
-  bool has_spec_version = false;
+  AttributesSeen seen;
   rd_kafka_headers_t* headers = nullptr;
   if (rd_kafka_message_headers(&message, &headers) == RD_KAFKA_RESP_ERR_NO_ERROR) {
     const char* raw_name = nullptr;
@@ -263,18 +281,14 @@ Status ReadEvent(const rd_kafka_message_t& message, events::EventView* event,
       }
       if (!name.starts_with(kHeaderPrefix)) continue;  // somebody else's
       name.remove_prefix(kHeaderPrefix.size());
-      if (name == "specversion") {
-        has_spec_version = text == kSpecVersion;
-      } else {
-        LEAT_TRY(TakeAttribute(name, text, event));
-      }
+      LEAT_TRY(TakeAttribute(name, text, &seen, event));
     }
   }
   // The key stands for the attribute where it is not what we take without one.
   const std::string_view key(static_cast<const char*>(message.key), message.key_len);
   if (event->partitionkey.empty() && key != event->subject && key != event->id)
     event->partitionkey = key;
-  return FinishEvent(has_spec_version, event, structured);
+  return FinishEvent(seen, event, structured);
 }
 
 }  // namespace
@@ -723,10 +737,11 @@ std::unexpected<Error> KafkaTransport::Impl::NoAnswer(const std::string& what,
   const auto cause = answered ? error : newest;
   const auto servers = options.properties.find("bootstrap.servers");
   const std::string at = servers == options.properties.end() ? "" : " at " + servers->second;
-  const auto error_class = !answered && text.find(kTooOldText) != std::string::npos
-                               ? ErrorClass::kUnsupported
-                               : ClassOf(cause);
-  return Fail(error_class, "kafka" + at + ": " + what + ": " + text,
+  const bool too_old = last_error.too_old() || text.find(kTooOldText) != std::string::npos;
+  const auto error_class = !answered && too_old ? ErrorClass::kUnsupported : ClassOf(cause);
+  return Fail(error_class,
+              "kafka" + at + ": " + what + ": " +
+                  (last_error.too_old() ? "a broker is older than Kafka 2.3" : text),
               RemedyFor(error_class, cause, text));
 }
 
@@ -938,7 +953,16 @@ KafkaTransport::~KafkaTransport() = default;
 
 Result<std::unique_ptr<KafkaTransport>> KafkaTransport::Open(const KafkaOptions& options) {
   auto impl = std::make_unique<Impl>(options);
-  LEAT_ASSIGN(impl->control, impl->Make(RD_KAFKA_CONSUMER));
+  const auto logs_features = [&](rd_kafka_conf_t* conf) {
+    const auto debug = options.properties.find("debug");
+    const std::string contexts = debug == options.properties.end() || debug->second.empty()
+                                     ? "feature"
+                                     : debug->second + ",feature";
+    const auto set = rd_kafka_conf_set(conf, "debug", contexts.c_str(), nullptr, 0);
+    LEAT_ASSERT(set == RD_KAFKA_CONF_OK);  // what the user wants was taken
+    rd_kafka_conf_set_log_cb(conf, OnControlLog);
+  };
+  LEAT_ASSIGN(impl->control, impl->Make(RD_KAFKA_CONSUMER, {}, logs_features));
   // Nothing is asked but that somebody answers. What a broker refuses it refuses again, so it is
   // not asked for all of the time.
   const rd_kafka_metadata_t* raw = nullptr;
@@ -955,6 +979,7 @@ Result<std::unique_ptr<KafkaTransport>> KafkaTransport::Open(const KafkaOptions&
   }
   if (asked != RD_KAFKA_RESP_ERR_NO_ERROR) return impl->NoAnswer("no broker answers", asked);
   rd_kafka_metadata_destroy(raw);
+  if (impl->last_error.too_old()) return impl->NoAnswer("it cannot be used", asked);
   impl->answered = true;
   return std::unique_ptr<KafkaTransport>(new KafkaTransport(std::move(impl)));
 }

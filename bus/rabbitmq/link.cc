@@ -148,6 +148,12 @@ Status Connection::OpenChannel(amqp_channel_t channel) {
   return Reply("opening a channel");
 }
 
+uint16_t Connection::ChannelsMax() const {
+  constexpr int kMost = UINT16_MAX;  // and 0 is no limit of the broker's
+  const int most = amqp_get_channel_max(state_);
+  return static_cast<uint16_t>(most > 0 && most < kMost ? most : kMost);
+}
+
 void Connection::Close() {
   if (state_ == nullptr) return;
   amqp_destroy_connection(state_);  // closes the socket; a farewell could hang

@@ -34,6 +34,8 @@ class Connection {
   // kInvalid (credentials), kUnsupported (a broker that is too old).
   Status Open(const RabbitMqOptions& options, int heartbeat_s);
   Status OpenChannel(uint16_t channel);
+  // So many channels the broker lets it have, from 1 on: its channel_max, 2,047 by default.
+  uint16_t ChannelsMax() const;
   void Close();
   amqp_connection_state_t_* state() const { return state_; }
 

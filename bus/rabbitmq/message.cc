@@ -14,8 +14,6 @@ constexpr std::string_view kHeaderPrefix = "cloudEvents_";
 // What others write: the older form of the binding to AMQP 1.0, and that of SDKs for RabbitMQ.
 constexpr std::string_view kOtherPrefixes[] = {"cloudEvents:", "ce-"};
 constexpr size_t kShortTextBytesMax = 255;  // of a property
-// Attributes travel in one frame of 128 KiB.
-constexpr size_t kAttributesBytesMax = 100u << 10;
 
 amqp_bytes_t Bytes(std::string_view text) { return {text.size(), const_cast<char*>(text.data())}; }
 std::string_view View(const amqp_bytes_t& bytes) {
@@ -122,7 +120,7 @@ Status ReadEvent(const amqp_basic_properties_t& properties, std::string_view bod
   event->data = body;
   if ((properties._flags & AMQP_BASIC_CONTENT_TYPE_FLAG) != 0)
     event->datacontenttype = View(properties.content_type);
-  bool has_spec_version = false;
+  AttributesSeen seen;
   std::deque<std::string> texts;  // of what was none
   const amqp_table_t& headers = properties.headers;
   for (int i = 0; i < headers.num_entries; ++i) {
@@ -137,13 +135,9 @@ Status ReadEvent(const amqp_basic_properties_t& properties, std::string_view bod
     } else {
       return Invalid(std::string(name) + ": is no text", "write the header as a long string");
     }
-    if (name == "specversion") {
-      has_spec_version = text == kSpecVersion;
-    } else {
-      LEAT_TRY(TakeAttribute(name, text, event));
-    }
+    LEAT_TRY(TakeAttribute(name, text, &seen, event));
   }
-  LEAT_TRY(FinishEvent(has_spec_version, event, structured));
+  LEAT_TRY(FinishEvent(seen, event, structured));
   if (!texts.empty() && structured->empty()) {
     structured->emplace_back(*event);
     *event = structured->front().view();

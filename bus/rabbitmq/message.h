@@ -18,6 +18,9 @@ struct amqp_table_entry_t_;
 
 namespace leat::bus::rabbitmq {
 
+// Attributes travel in one frame of 128 KiB.
+inline constexpr size_t kAttributesBytesMax = 100u << 10;
+
 // An event's attributes as a message's headers; keeps its memory from event to event. Not
 // thread-safe.
 class EventHeaders {

@@ -446,7 +446,8 @@ class StreamSubscription final : public Subscription, public Link {
   Status OnConnected(Connection* connection) override { return Follow(connection); }
   // On a new channel: what still comes on another one does not count.
   Status OpenNext(Connection* connection) {
-    channel_ = static_cast<amqp_channel_t>(channel_ % kChannelsInTurn + 1);
+    channel_ = static_cast<amqp_channel_t>(
+        channel_ % std::min(kChannelsInTurn, connection->ChannelsMax()) + 1);
     acknowledged_ = 0;
     return connection->OpenChannel(channel_);
   }
@@ -553,7 +554,7 @@ class StreamSubscription final : public Subscription, public Link {
                              "acknowledging");
   }
 
-  static constexpr int kChannelsInTurn = 1000;
+  static constexpr uint16_t kChannelsInTurn = 1000;
   // A stream's segment begins with what the broker knows of those who publish, which has a number.
   static constexpr uint64_t kNumbersOfASegment = 1;
   const std::string queue_;
@@ -702,8 +703,7 @@ class Tails final : public Link {
   }
 
  private:
-  static constexpr amqp_channel_t kChannelsMax = 2000;  // a connection has 2,047
-  static constexpr auto kFirstMessage = std::chrono::milliseconds(1000);
+  static constexpr auto kFirstMessage = std::chrono::milliseconds(5000);
   struct Tail {
     amqp_channel_t channel = 0;
     bool following = false;
@@ -736,11 +736,12 @@ class Tails final : public Link {
       std::lock_guard lock(mutex_);
       Tail& tail = tails_.at(queue);
       if (tail.following) return {};
-      if (next_channel_ > kChannelsMax) {
+      if (next_channel_ > connection->ChannelsMax()) {
         tail.error =
             Fail(ErrorClass::kExhausted,
-                 "rabbitmq: more than " + std::to_string(kChannelsMax) + " partitions are followed",
-                 "use fewer topics in one process");
+                 "rabbitmq: more than " + std::to_string(connection->ChannelsMax()) +
+                     " partitions are followed",
+                 "use fewer topics in one process, or raise the broker's channel_max");
         return {};
       }
       tail.channel = channel = next_channel_++;
@@ -1117,6 +1118,8 @@ Features RabbitMqTransport::features() const {
   Features features;
   features.name = "rabbitmq";
   features.end_at_once = false;
+  features.attributes_bytes_max = rabbitmq::kAttributesBytesMax;
+  features.number_words = false;
   return features;
 }
 

@@ -30,6 +30,18 @@ std::string List(const std::set<uint32_t>& partitions) {
   return out;
 }
 
+// Again while it says that it may pass.
+template <typename Call>
+auto Patiently(const Call& call) {
+  constexpr auto kPatience = std::chrono::seconds(60);
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  for (;;) {
+    auto result = call();
+    if (result || !result.error().Retryable() || std::chrono::steady_clock::now() > deadline)
+      return result;
+  }
+}
+
 [[noreturn]] void End(const leat::Error& error) {
   std::printf("error %s %s\n", std::string(leat::core::ErrorClassName(error.error_class)).c_str(),
               error.Text().c_str());
@@ -43,14 +55,14 @@ std::unique_ptr<leat::bus::Transport> Open(const std::string& kind, const std::s
     leat::bus::KafkaOptions options;
     options.properties["bootstrap.servers"] = place;
     options.topic_prefix = prefix;
-    auto opened = leat::bus::KafkaTransport::Open(options);
+    auto opened = Patiently([&] { return leat::bus::KafkaTransport::Open(options); });
     if (!opened) End(opened.error());
     return std::move(*opened);
   }
   leat::bus::RabbitMqOptions options;
   options.port = static_cast<uint16_t>(std::stoi(place));
   options.exchange = prefix;
-  auto opened = leat::bus::RabbitMqTransport::Open(options);
+  auto opened = Patiently([&] { return leat::bus::RabbitMqTransport::Open(options); });
   if (!opened) End(opened.error());
   return std::move(*opened);
 }
@@ -61,7 +73,7 @@ int main(int argc, char** argv) {
   if (argc != 7) return 2;
   leat::core::InitLog(leat::core::LogLevel::kError);
   const auto transport = Open(argv[1], argv[2], argv[3]);
-  auto joined = transport->Join(argv[4], argv[5], argv[6]);
+  auto joined = Patiently([&] { return transport->Join(argv[4], argv[5], argv[6]); });
   if (!joined) End(joined.error());
   auto membership = std::move(*joined);
   std::atomic<bool> stop{false};

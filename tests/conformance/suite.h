@@ -35,7 +35,8 @@ class Harness {
 
 struct TransportUnderTest {
   std::string name;
-  std::function<std::unique_ptr<Harness>()> make;
+  // With brief timeouts a broker is away for longer than all of them.
+  std::function<std::unique_ptr<Harness>(bool brief_timeouts)> make;
 };
 
 // How a case ended, for the table.

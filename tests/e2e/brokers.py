@@ -13,6 +13,7 @@ import argparse
 import base64
 import copy
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -32,17 +33,42 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 HEIGHTS = (0, 1000, 8191)
 RECOVERY_S = 120
+DECIDED_READ = 200
+RETURNING = re.compile("down or inaccessible|does not have a replica|is not known yet|no confirm within")
 
 
 class Broker:
+    """Beside its plain listener it has one with TLS at the third port, which on Kafka wants a user, and on RabbitMQ a client's
+    certificate."""
+
     def __init__(self, name, port, folder):
         self.name, self.port, self.folder = name, port, folder
+        self.tls_port = port + 3
+        self.certificates = os.path.join(folder, "certificates")
+        subprocess.run([os.path.join(ROOT, "tests", "support", "certificates"), self.certificates], check=True)
+        self.properties = os.path.join(folder, "properties")
+        with open(self.properties, "w", encoding="utf-8") as file:
+            file.write({"kafka": self.kafka_properties, "rabbitmq": self.rabbitmq_properties}[name]())
+
+    def kafka_properties(self):
+        plain, tls = f"127.0.0.1:{self.port}", self.tls_port
+        return (f"listeners=PLAINTEXT://{plain},CONTROLLER://127.0.0.1:{self.port + 1},SASL_SSL://127.0.0.1:{tls}\n"
+                f"advertised.listeners=PLAINTEXT://{plain},SASL_SSL://localhost:{tls}\n"
+                f"ssl.keystore.type=PEM\nssl.keystore.location={self.certificates}/server-chain.pem\n"
+                "sasl.enabled.mechanisms=PLAIN\nlistener.name.sasl_ssl.plain.sasl.jaas.config="
+                'org.apache.kafka.common.security.plain.PlainLoginModule required user_somebody="open";\n')
+
+    def rabbitmq_properties(self):
+        return (f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\nssl_options.cacertfile = {self.certificates}/ca.pem\n"
+                f"ssl_options.certfile = {self.certificates}/server.pem\nssl_options.keyfile = {self.certificates}/server.key\n"
+                "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n")
 
     def call(self, verb):
         done = subprocess.run([os.path.join(ROOT, "deploy", self.name), verb, "--port", str(self.port), "--dir",
-                               os.path.join(self.folder, self.name)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, check=False)
+                               os.path.join(self.folder, self.name), "--properties", self.properties],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         require(done.returncode == 0, f"deploy/{self.name} {verb}: {done.stdout}")
+        return done.stdout
 
     def rabbitmqctl(self, *arguments):
         """The one behind Debian's wrapper, which changes user and environment."""
@@ -133,6 +159,7 @@ def undisturbed(world, expected):
     leat.ok("verify")
     equal(outcome(leat), expected, "all shards deleted, and rebuilt from their topics")
     Leat(leat.binary, leat.data).error("--transport", "embedded", "topics", mentions=["data folder is of transport"])
+    leat.error("--set", "topics.partitions=4", "topics", mentions=["chain.blocks has 1", "topics.partitions=1"])
     # What a transport does not have is refused, not passed over.
     if leat.transport != "kafka":
         for setting in ("topics.retention_ms", "topics.replication"):
@@ -163,8 +190,8 @@ class Publisher:
         there = [event["id"] for event in self.leat.lines("replay", "--topic", "acknowledged")]
         lost = set(self.acknowledged) - set(there)
         require(not lost and self.acknowledged, f"{len(lost)} of {len(self.acknowledged)} acknowledged events are lost:", lost)
-        # Each is published once, and Kafka's producer is idempotent.
-        require(self.leat.transport != "kafka" or len(there) == len(set(there)), "there are some twice:", there)
+        # What came to nothing is published again under another id.
+        require(len(there) == len(set(there)), "there are some twice:", there)
         print(f"  {len(self.acknowledged)} of {self.tried} events published meanwhile were acknowledged, and none of them is lost")
 
 
@@ -174,10 +201,14 @@ def killed(world, expected, rounds):
     publisher = Publisher(world.on_broker())
     started = time.monotonic()
     print(f"  {'round':>5} {'killed':<8} {'after ms':>8} {'events/s':>9}")
+    plan = []
     while done < rounds:
         attempts += 1
         require(attempts < 20 * rounds + 50, f"only {done} of {rounds} kills came in time")
-        victim = "broker" if done % 2 == 1 else "ingest"
+        if not plan:  # few rounds, and both all the same
+            plan = ["broker", "broker", "ingest", "ingest"]
+            world.random.shuffle(plan)
+        victim = plan[-1]
         delay_s = world.random.uniform(0.02, 1.2)
         ingest = subprocess.Popen(leat.command("ingest", "ethereum-etl", world.genesis, "--chain", CHAIN),
                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -199,15 +230,16 @@ def killed(world, expected, rounds):
             if ingest.returncode != 0:
                 # One that had only begun says so when the broker goes away; whoever reads that starts it again.
                 require(f"leat: error: {world.broker.name}".encode() in errors, f"ingest ended with {ingest.returncode}: {errors.decode()[-1500:]}")
-                again = leat.run("ingest", "ethereum-etl", world.genesis, "--chain", CHAIN)
-                if again.code != 0:
-                    require(mended(world, again.err), again)
-                    leat.ingest(world.genesis)
+                deadline = time.monotonic() + RECOVERY_S
+                while (again := leat.run("ingest", "ethereum-etl", world.genesis, "--chain", CHAIN)).code != 0:
+                    # Streams may be back later than the broker that has them.
+                    require(mended(world, again.err) or (RETURNING.search(again.err) and time.monotonic() < deadline), again)
         else:
             ingest.kill()
             ingest.communicate()
         if running:
             done += 1
+            plan.pop()
             rate = 34_880 / (time.monotonic() - begun) if victim == "broker" else 0
             print(f"  {done:>5} {victim:<8} {delay_s * 1000:>8.0f} {rate:>9,.0f}", flush=True)
         if victim == "broker" or not running:
@@ -330,23 +362,29 @@ def sdk_python():
     return python
 
 
-def sdk(world, leat, topic):
-    """The CloudEvents SDK for Python, on a plain client of the broker: reads what we publish with the .proto alone, and
-    publishes what we take."""
+def sdk_client(world, leat, topic, verb, *arguments):
+    """What the SDK's client prints, which has our .proto files and knows nothing else of us."""
     generated = os.path.join(world.folder, "generated")
     os.makedirs(generated, exist_ok=True)
     protos = [os.path.join(path, name) for path, _, names in os.walk(os.path.join(ROOT, "events", "proto"))
               for name in names if name.endswith(".proto")]
     subprocess.run(["protoc", "-I", os.path.join(ROOT, "events", "proto"), "--python_out", generated, *protos], check=True)
 
+    name = (["--topic", topic, "--exchange", leat.prefix] if world.broker.name == "rabbitmq"
+            else ["--topic", leat.prefix + topic])
+    done = subprocess.run([sdk_python(), os.path.join(HERE, "sdk", "client.py"), verb, "--broker", world.broker.name,
+                           "--port", str(world.broker.port), "--generated", generated, *name, *map(str, arguments)],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    require(done.returncode == 0, f"the SDK's client: {done.stderr[-1500:]}")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def sdk(world, leat, topic):
+    """The CloudEvents SDK for Python, on a plain client of the broker: reads what we publish with the .proto alone, and
+    publishes what we take."""
+
     def client(verb, *arguments):
-        name = (["--topic", topic, "--exchange", leat.prefix] if world.broker.name == "rabbitmq"
-                else ["--topic", leat.prefix + topic])
-        done = subprocess.run([sdk_python(), os.path.join(HERE, "sdk", "client.py"), verb, "--broker", world.broker.name,
-                               "--port", str(world.broker.port), "--generated", generated, *name, *map(str, arguments)],
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
-        require(done.returncode == 0, f"the SDK's client: {done.stderr[-1500:]}")
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        return sdk_client(world, leat, topic, verb, *arguments)
 
     leat.ok("publish", topic, "--type", "chain.block_reverted.v1", "--key", "k", "--subject", "chain-x",
             "--data", json.dumps({"chain": "eip155:5", "number": "7"}))
@@ -364,6 +402,34 @@ def sdk(world, leat, topic):
         equal([event[name] for name in ("source", "type", "subject", "partitionkey", "tenant", "time", "data")],
               ["//sdk", "chain.block_reverted.v1", "chain-x", "k", "x", "2020-01-02T03:04:05.678Z", ours["data"]],
               f"event {event['id']}")
+
+
+def same_value(theirs, ours):
+    """Whether the SDK's JSON of a field, by the .proto alone, is what ours shows more readably: bytes as base64 there."""
+    if theirs == ours or not isinstance(theirs, type(ours)):
+        return theirs == ours
+    if isinstance(ours, dict):
+        return theirs.keys() == ours.keys() and all(same_value(theirs[name], ours[name]) for name in ours)
+    if isinstance(ours, list):
+        return len(theirs) == len(ours) and all(map(same_value, theirs, ours))
+    if not isinstance(ours, str):
+        return False
+    octets = base64.b64decode(theirs)
+    return ours in ("0x" + octets.hex(), str(int.from_bytes(octets, "big")))
+
+
+def decided(world, leat, topic):
+    """What a decider published, as the SDK's client reads it."""
+    ours = leat.lines("replay", "--topic", topic, "--limit", DECIDED_READ)
+    theirs = [event for event in sdk_client(world, leat, topic, "read", "--count", DECIDED_READ + 1)
+              if not event["attributes"]["type"].startswith("runtime.")]  # but the claim before them
+    equal(len(theirs), len(ours), f"events of {topic} that the SDK reads")
+    for number, (read, event) in enumerate(zip(theirs, ours)):
+        attributes = read["attributes"]
+        for name in ("specversion", "id", "source", "type", "subject", "partitionkey", "streamversion", "cause"):
+            equal(attributes.get(name), event.get(name), f"{name} of event {number} of {topic} as the SDK has it")
+        equal(attributes["position"], str(number), f"position of event {number} of {topic}")
+        require(same_value(read["data"], event["data"]), f"data of event {number} of {topic}:", read["data"], event["data"])
 
 
 def strangers(world, expected):
@@ -401,6 +467,8 @@ def strangers(world, expected):
 
     # Into the middle of a topic that a shard owns: no event, half an event, an unknown type, an event of nobody's.
     leat.ingest(world.genesis)
+    decided(world, leat, "chain.blocks")
+    decided(world, leat, "ledger.entries")
     letters = [({}, b"no event \xff\x00"),
                (client.names({"specversion": "0.3", "type": "x", "id": "1", "source": "y"}), b"old"),
                (client.names({**attributes, "time": "noon"}), b"untimely"),
@@ -451,9 +519,10 @@ def facts_of_strangers(world):
                ({name: value for name, value in headers(1).items() if not name.endswith("source")}, block(1, 6)),
                (headers(13), block(1, 7, hash_bytes=5)),
                (headers(14, "block_reverted"), encoded("leat.chain.v1.BlockReverted", 'chain: "eip155:99" number: 1'))]
-    if world.broker.name == "kafka":
-        twice = list(headers(15).items())
-        letters.append((twice + [("ce_id", "16")], b"two ids"))
+    # Attributes that are there twice: AMQP's headers are a table, which has each name once, but several names are read.
+    twice = {"kafka": ("ce_id", "ce_specversion"), "rabbitmq": ("cloudEvents:id", "ce-specversion")}[world.broker.name]
+    letters.append((list(headers(15).items()) + [(twice[0], "16")], b"two ids"))
+    letters.append((list(headers(17).items()) + [(twice[1], "1.0")], b"two versions"))
     if world.broker.name == "kafka":
         leat.settings += ["--set", "kafka.statistics.interval.ms=200"]
     with leat.serving("--role", "ledger,balances,gateway") as server:
@@ -510,6 +579,73 @@ def scripts(world):
     require(call("wipe").returncode == 0 and not os.path.exists(folder), "wipe leaves nothing")
 
 
+def listens(world):
+    """The broker runs, says so, and listens on loopback alone."""
+    done = world.broker.call("status")
+    require(f"running on 127.0.0.1:{world.broker.port}" in done, done)
+    ports = {f"{port:04X}" for port in range(world.broker.port, world.broker.port + 4)}
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with open(table, encoding="utf-8") as file:
+            for line in list(file)[1:]:
+                address, port = line.split()[1].split(":")
+                if line.split()[3] != "0A" or port not in ports:
+                    continue
+                found.add(port)
+                require(address in ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"),
+                        f"port {int(port, 16)} is open to others: {address}")
+    require(len(found) >= 3, f"ports that it listens on: {found}")
+
+
+def configured(world):
+    """Users and TLS from a file of settings, by which the binary reaches the broker; wrong ones are refused without a secret."""
+    broker, name = world.broker, world.broker.name
+    ca = os.path.join(broker.certificates, "ca.pem")
+    right = {"kafka": {"kafka.bootstrap.servers": f"localhost:{broker.tls_port}", "kafka.security.protocol": "SASL_SSL",
+                       "kafka.ssl.ca.location": ca, "kafka.sasl.mechanism": "PLAIN", "kafka.sasl.username": "somebody",
+                       "kafka.sasl.password": "open", "topics.prefix": "secured."},
+             "rabbitmq": {"rabbitmq.host": "localhost", "rabbitmq.port": broker.tls_port, "rabbitmq.tls": "true",
+                          "rabbitmq.tls_ca_file": ca, "rabbitmq.tls_certificate_file": f"{broker.certificates}/client.pem",
+                          "rabbitmq.tls_key_file": f"{broker.certificates}/client.key", "rabbitmq.username": "guest",
+                          "rabbitmq.password": "guest", "rabbitmq.vhost": "/", "topics.prefix": "secured"}}[name]
+    leat = Leat(world.arguments.leat, os.path.join(world.folder, "configured"))
+    file_name = os.path.join(world.folder, "settings")
+
+    def with_settings(settings, *arguments):
+        with open(file_name, "w", encoding="utf-8") as file:
+            file.write("# of a test\n\n" + "".join(f"{key}={value}\n" for key, value in settings.items()))
+        return ("--transport", name, "--config", file_name, *arguments)
+
+    note = ("publish", "notes", "--type", "chain.block_reverted.v1", "--data", json.dumps({"chain": "eip155:5", "number": "7"}))
+    leat.ok(*with_settings(right, *note))
+    equal(len(leat.lines(*with_settings(right, "replay", "--topic", "notes"))), 1, "events published by settings from a file")
+    password = f"{name}.sasl.password" if name == "kafka" else "rabbitmq.password"
+    result = leat.error(*with_settings({**right, password: "not-this-one"}, *note), mentions=[password])
+    require("not-this-one" not in result.out + result.err, "the password is told:", result)
+    authority = "kafka.ssl.ca.location" if name == "kafka" else "rabbitmq.tls_ca_file"
+    leat.error(*with_settings({**right, authority: f"{broker.certificates}/other-ca.pem"}, *note), mentions=[authority])
+    leat.error(*with_settings({**right, "nonsense": "1"}, *note), code=2, mentions=["settings:", "nonsense"])
+    if name == "rabbitmq":
+        swapped = {**right, "rabbitmq.tls_key_file": right["rabbitmq.tls_certificate_file"]}
+        leat.error(*with_settings(swapped, *note), mentions=["rabbitmq.tls_key_file"])
+        leat.error(*with_settings({**right, "rabbitmq.vhost": "nowhere"}, *note), mentions=["rabbitmq.vhost"])
+
+
+def on_the_disk(world, leat, topic):
+    """What Kafka's own tool says of the batches of a topic."""
+    log = os.path.join(world.folder, "kafka", "data", f"{leat.prefix}{topic}-0", "0" * 20 + ".log")
+    out = subprocess.run(["java", "-cp", kafka_jars(), "org.apache.kafka.tools.DumpLogSegments", "--files", log], stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, text=True, check=False)
+    batches = re.findall(r"producerId: (-?\d+) .*compresscodec: (\w+)", out.stdout)
+    require(batches, out.stdout[-1500:], out.stderr[-1500:])
+    return {(int(producer) >= 0, codec) for producer, codec in batches}
+
+
+def kafka_jars():
+    tools = max(glob.glob(os.path.join(ROOT, ".brokers", "kafka-jars-*", "kafka-tools-[0-9]*.jar")), key=os.path.getmtime)
+    return os.path.join(os.path.dirname(tools), "*")
+
+
 def topic_settings(world):
     """Retention and replication from the settings, and topics that are there with others."""
     if world.broker.name != "kafka":
@@ -526,6 +662,14 @@ def topic_settings(world):
     leat.error(*publish, mentions=["topics.replication=1"])
     leat.settings = [*plain, "--set", "topics.retention_ms=-2"]
     leat.error(*publish, mentions=["topics.retention_ms"])
+    # Every batch is of an idempotent producer, and compressed as it is set to be.
+    leat = world.on_broker()
+    leat.ok("publish", "packed", *publish[2:])
+    equal(on_the_disk(world, leat, "packed"), {(True, "lz4")}, "batches (idempotent, codec)")
+    leat.settings += ["--set", "kafka.compression.codec=zstd"]
+    leat.ok("publish", "packed", *publish[2:])
+    equal(on_the_disk(world, leat, "packed"), {(True, "lz4"), (True, "zstd")}, "batches (idempotent, codec)")
+    equal(len(leat.lines("replay", "--topic", "packed")), 2, "events of both")
 
 
 def refused(world):
@@ -565,6 +709,8 @@ def main():
         refused(world)
         expected = embedded(world)
         world.broker.call("start")
+        listens(world)
+        configured(world)
         undisturbed(world, expected)
         print("  balances and log as embedded, also after all shards were rebuilt from their topics", flush=True)
         half_a_queue(world)

@@ -12,10 +12,10 @@ LEAT_FULL=1 100. The seed is printed, and repeats a run as far as the machine le
 
 import argparse
 import base64
-import glob
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -26,10 +26,11 @@ import time
 import urllib.error
 import urllib.request
 
-from brokers import ROOT, World, outcome
+from brokers import World, kafka_jars, outcome
 from harness import Failed, Leat, equal, require
 
 READY_S = 60
+TAKEOVER_S = 15  # a session of 6 s, and what a busy machine takes
 RECOVERY_S = 180
 SAMPLE_S = 0.2
 BLOCK_EVENTS = 8192  # of one chain of the sample
@@ -236,8 +237,7 @@ def behind(world, deployment):
 
 def kafka_lag(world, leat):
     """The lag of every role's group as Kafka's own tool prints it."""
-    tools = max(glob.glob(os.path.join(ROOT, ".brokers", "kafka-jars-*", "kafka-tools-[0-9]*.jar")), key=os.path.getmtime)
-    out = subprocess.run(["java", "-cp", os.path.join(os.path.dirname(tools), "*"), "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+    out = subprocess.run(["java", "-cp", kafka_jars(), "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
                           "--bootstrap-server", f"127.0.0.1:{world.broker.port}", "--describe", "--all-groups"],
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
     rows = [line.split() for line in out.stdout.splitlines() if line.startswith(leat.prefix + "leat.")]
@@ -368,7 +368,7 @@ def disturbed(world, rounds):
             require(number < 5 * rounds + 20, f"only {done} came while something was to be done")
             chains.append(number)
             if not plan:  # few rounds, and each sort all the same
-                plan = [("p1", "kill"), ("p2", "pause"), ("p3", "kill"), ("broker", "kill"), ("p2", "kill"),
+                plan = [("p1", "kill"), ("p2", "pause"), ("p3", "kill"), ("broker", "kill"), ("broker", "pause"), ("p2", "kill"),
                         (world.random.choice(["p1", "p3"]), "pause"), (world.random.choice(["p1", "p2", "p3"]), "full"),
                         (world.random.choice(["p1", "p2", "p3"]), "loss"),
                         (world.random.choice(["p1", "p2", "p3"]), "stop")]
@@ -382,7 +382,11 @@ def disturbed(world, rounds):
             at = time.monotonic() - sampler.begun
             if load.poll() is None:
                 done[how] += 1
-            if victim == "broker":
+            if victim == "broker" and how == "pause":  # for longer than every session and lease
+                world.broker.signal(signal.SIGSTOP)
+                time.sleep(world.random.uniform(12, 15))
+                world.broker.signal(signal.SIGCONT)
+            elif victim == "broker":
                 world.broker.call("kill")
                 world.broker.call("start")
             elif how in ("kill", "loss"):
@@ -428,11 +432,57 @@ def disturbed(world, rounds):
         sampler.stop()
         deployment.wait_owned(world.arguments.partitions)
         require(deployment.claims() > claims, "no partition was ever taken over")
+        late = late_work(world, deployment.user)
+        require(late or rounds < 50, "no old owner's work ever came late")
         require(not sampler.wrong and sampler.answers > 0,
                 f"{len(sampler.wrong)} wrong answers beside {sampler.answers}: {sampler.wrong[:5]}")
         equal(state_of(deployment.user, chains), expected_of(world, chains, world.arguments.partitions), f"after {rounds} rounds")
     print(f"  {done['kill']} kills, {done['loss']} losses of all shards, {done['pause']} pauses, {done['full']} with full queues, and {done['stop']} stops: nothing lost, "
-          f"nothing twice, and in the same order; {sampler.answers:,} answers meanwhile, all right", flush=True)
+          f"nothing twice, and in the same order, with {late:,} events of old owners behind their successors'; "
+          f"{sampler.answers:,} answers meanwhile, all right", flush=True)
+
+
+LATE_READ_MAX = 1_000_000  # of a partition
+
+
+def sources(world, leat, topic, partition):
+    """`source` of every event in a partition, in the partition's order, as a client of the broker has them that is not ours."""
+    if world.broker.name == "kafka":
+        with subprocess.Popen(["kcat", "-q", "-b", f"127.0.0.1:{world.broker.port}", "-C", "-e", "-o", "beginning", "-p", str(partition),
+                               "-t", leat.prefix + topic, "-c", str(LATE_READ_MAX), "-f", "%h\n"], stdout=subprocess.PIPE,
+                              encoding="utf-8", errors="replace") as process:
+            for line in process.stdout:
+                found = re.search(r"(?:^|,)ce_source=([^,\n]*)", line)
+                if found:
+                    yield found[1]
+        return
+    import pika
+    connection = pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", world.broker.port))
+    channel = connection.channel()
+    channel.basic_qos(prefetch_count=1000)
+    for count, (method, properties, _) in enumerate(channel.consume(f"{leat.prefix}.{topic}.{partition}", inactivity_timeout=5,
+                                                                   arguments={"x-stream-offset": "first"})):
+        if method is None or count == LATE_READ_MAX:
+            break
+        if count % 500 == 499:
+            channel.basic_ack(method.delivery_tag, multiple=True)
+        yield (properties.headers or {}).get("cloudEvents_source", "")
+    connection.close()
+
+
+def late_work(world, leat):
+    """How many events old owners wrote behind one of a newer owner. That they change nothing is what everything else shows."""
+    late = 0
+    for topic in ("chain.blocks", "ledger.entries"):
+        for partition in range(world.arguments.partitions):
+            newest = 0
+            for source in sources(world, leat, topic, partition):
+                epoch = source.rpartition("/")[2]
+                if not source.startswith("leat/") or not epoch.isdigit():
+                    continue  # a claim's
+                late += int(epoch) < newest
+                newest = max(newest, int(epoch))
+    return late
 
 
 def main():
@@ -458,6 +508,7 @@ def main():
             print("  every role in a process of its own: balances and log as in one process", flush=True)
         if arguments.only in (None, "shared"):
             took = shared(world)
+            require(took < TAKEOVER_S, f"the other has all after {took:.1f} s")
             print(f"  two processes share four partitions; one killed, the other has all after {took:.1f} s", flush=True)
         if arguments.only in (None, "disturbed"):
             disturbed(world, arguments.rounds)

@@ -539,7 +539,7 @@ TEST_CASE("http: slow clients get a 408, idle ones are let go") {
   HttpOptions options = TestOptions();
   options.header_timeout = 50ms;
   options.body_timeout = 50ms;
-  options.idle_timeout = 100ms;
+  options.idle_timeout = 1000ms;
   const auto server = StartServer(options, Echo);
   {
     RawClient client(server->port());

@@ -215,16 +215,16 @@ TEST_CASE("without an answer the error names topic and deadline, and the request
   World world;
   const auto requester = Must(Requester::Open(world.transport.get(), "one"));
   const auto begun = std::chrono::steady_clock::now();
-  const auto reply = requester->Ask("questions", Question("?", "q"), Within(milliseconds(1200)));
+  const auto reply = requester->Ask("questions", Question("?", "q"), Within(milliseconds(3000)));
   const auto took = std::chrono::steady_clock::now() - begun;
   CHECK(ClassOf(reply) == ErrorClass::kUnavailable);
   CHECK(reply.error().Text().find("questions") != std::string::npos);
-  CHECK(reply.error().Text().find("1200 ms") != std::string::npos);
-  CHECK(took >= milliseconds(1200));
+  CHECK(reply.error().Text().find("3000 ms") != std::string::npos);
+  CHECK(took >= milliseconds(3000));
   CHECK(took < kPatience);
-  // At 0 and 0.5 s; the third would be at 1.5 s.
+  // At 0, 0.5 and 1.5 s, or later; the fourth would be at 3.5 s.
   const auto asked = WaitFor(*world.transport, "questions", 2);
-  CHECK(asked.size() == 2);
+  CHECK(asked.size() <= 3);
   test::CheckSame(asked[0].view(), asked[1].view());
 }
 
@@ -288,8 +288,15 @@ TEST_CASE("two requesters, and each gets what it asked") {
   std::jthread other([&] { ask(two.get(), "two "); });
   ask(one.get(), "one ");
   other.join();
-  CHECK(WaitFor(*world.transport, "leat.replies.one", 50).size() == 50);
-  CHECK(WaitFor(*world.transport, "leat.replies.two", 50).size() == 50);
+  // One that took long was asked, and answered, once more.
+  for (const std::string name : {"one", "two"}) {
+    std::set<std::string> answered;
+    for (const auto& reply : WaitFor(*world.transport, "leat.replies." + name, 50)) {
+      CHECK(reply.view().data.starts_with("re: " + name));
+      answered.emplace(reply.view().correlationid);
+    }
+    CHECK(answered.size() == 50);
+  }
 }
 
 TEST_CASE("late and foreign replies, and what is no reply, are passed over") {
@@ -303,6 +310,13 @@ TEST_CASE("late and foreign replies, and what is no reply, are passed over") {
   const auto requester = Must(Requester::Open(world.transport.get(), "one"));
   CHECK(ClassOf(requester->Ask("questions", Question("slow", "q"), Within(milliseconds(200)))) ==
         ErrorClass::kUnavailable);
+  // Where it had expired before it was looked at, it is worked on now; else it is under way already.
+  RawRequest raw;
+  raw.id = "q";
+  raw.data = "slow";
+  raw.source = raw.reply_to = "leat.replies.one";
+  Must(world.transport->Publish("questions", {Raw(raw)}));
+  gate.WaitArrived(1);
   const auto publish = [&](const std::string& correlation, std::string_view type,
                            const std::string& data) {
     events::EventView view;
@@ -498,9 +512,14 @@ TEST_CASE("who asks until it is available gets no answer that was an error for t
   CHECK(Must(ask("now")).view().data == "re: now");
   CHECK(handled == 4);
   CHECK(test::ClassOf(ask("wrong")) == ErrorClass::kInvalid);
+  // The last answer says why, where there is time for one.
+  Result<events::Event> late;
   options.timeout = milliseconds(300);
-  const auto late = ask("never");
-  CHECK(test::ClassOf(late) == ErrorClass::kUnavailable);
+  do {
+    late = ask("never");
+    CHECK(test::ClassOf(late) == ErrorClass::kUnavailable);
+    options.timeout *= 2;
+  } while (late.error().message.find("not yet") == std::string::npos && options.timeout < kPatience);
   CHECK(late.error().message.find("not yet") != std::string::npos);
 }
 
