@@ -11,10 +11,7 @@ The final balances of every run are compared. Time is that of the job: for the p
 so neither the start of the JVM nor joining the group nor its last commit counts; for us from before the first fetch to
 the last commit. CPU is of the whole process, with its start.
 
-What is on the disk when a run says it is done: neither syncs. Ours has written rows and the input position beside them
-in one batch of RocksDB, with its write-ahead log: a crash of the process loses nothing, a power loss sets rows and
-position back together. The peer's changelog and offsets are with the broker (exactly_once_v2: in one transaction), which
-does not sync either; its store has no write-ahead log, and is restored from the changelog after a crash.
+What each has synced when it says that it is done is printed at the end.
 """
 
 import argparse
@@ -29,6 +26,10 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PEER = os.path.join(ROOT, "bench", "peers", "kafka-streams")
+SYNCED = """What is on the disk when a run says it is done: neither syncs. Ours has written rows and the input position beside them in one batch of
+RocksDB, with its write-ahead log: a crash of the process loses nothing, a power loss sets rows and position back together. The
+peer's changelog and offsets are with the broker (exactly_once_v2: in one transaction), which does not sync either; its store has
+no write-ahead log, and is restored from the changelog after a crash."""
 JVM = ["-Xms1g", "-Xmx2g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"]
 
 
@@ -92,8 +93,10 @@ def main():
           f"{os.getloadavg()[0]:.1f}")
     for name, seconds in medians.items():
         print(f"  {name:16} {arguments.events / seconds:9,.0f}/s  leat is {seconds / medians['leat']:.2f} times as fast")
-    missed = [name for name, times in (("exactly_once_v2", 3), ("at_least_once", 1))
-              if medians[name] / medians["leat"] < times]
+    print(SYNCED)
+    times = {name: seconds / medians["leat"] for name, seconds in medians.items()}
+    missed = [name for name, met in (("exactly_once_v2", times["exactly_once_v2"] >= 3),
+                                     ("at_least_once", times["at_least_once"] > 1)) if not met]
     print(f"MISSED, beside {', '.join(missed)}" if missed else "met: 3 times exactly_once_v2, and more than at_least_once")
     return 1 if missed else 0
 

@@ -319,14 +319,6 @@ TEST_CASE("SCRAM") {
   }
 }
 
-TEST_CASE("no broker is there") {
-  auto options = Options();
-  options.properties["bootstrap.servers"] = "127.0.0.1:1";
-  options.timeout = std::chrono::milliseconds(1000);
-  Refused(KafkaTransport::Open(options), ErrorClass::kUnavailable,
-          {"127.0.0.1:1", "deploy/kafka start", "kafka.bootstrap.servers"});
-}
-
 // What goes to standard error while this lives, the program's log among it.
 class LogText {
  public:
@@ -354,6 +346,20 @@ class LogText {
   const int before_;
   std::fstream file_;
 };
+
+TEST_CASE("no broker is there") {
+  LogText log;
+  auto options = Options();
+  options.properties["bootstrap.servers"] = "127.0.0.1:1";
+  options.timeout = std::chrono::milliseconds(1000);
+  Refused(KafkaTransport::Open(options), ErrorClass::kUnavailable,
+          {"127.0.0.1:1", "deploy/kafka start", "kafka.bootstrap.servers"});
+  // What librdkafka logs is in our log.
+  const auto lines = log.NewLines();
+  CHECK(std::any_of(lines.begin(), lines.end(), [](const std::string& line) {
+    return line.find("kafka: FAIL: ") != std::string::npos && line.find("127.0.0.1:1") != std::string::npos;
+  }));
+}
 
 // Of the first partition of a topic, in librdkafka's statistics; nothing when it is not followed.
 std::optional<int64_t> Statistic(const std::string& json, const std::string& topic, const std::string& name) {

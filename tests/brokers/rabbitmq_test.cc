@@ -441,8 +441,9 @@ void SetDiskFreeLimit(const test::Broker& broker, uint64_t bytes) {
   Control(broker, "set_disk_free_limit " + std::to_string(bytes));
 }
 
-TEST_CASE("publishers wait while the broker has an alarm, and go on after it") {
-  test::Broker broker("rabbitmq", kAlarmedPort);
+TEST_CASE("publishers wait while the broker has an alarm, and go on after it; as many channels as it allows") {
+  constexpr int kChannels = 12;
+  test::Broker broker("rabbitmq", kAlarmedPort, "channel_max = " + std::to_string(kChannels) + "\n");
   SetDiskFreeLimit(broker, 1'000'000'000'000'000);
   RabbitMqOptions options;
   options.port = kAlarmedPort;
@@ -468,6 +469,24 @@ TEST_CASE("publishers wait while the broker has an alarm, and go on after it") {
   SetDiskFreeLimit(broker, 50'000'000);
   publisher.join();
   CHECK(done);
+
+  const auto transport = Must(RabbitMqTransport::Open(options));
+  Must(transport->CreateTopic("many", 2 * kChannels));
+  uint32_t followed = 0;
+  Result<PartitionEnd> end;
+  while (followed < 2 * kChannels && (end = transport->End("many", followed))) ++followed;
+  CHECK(followed == kChannels - 1);  // and the list of topics
+  Refused(end, ErrorClass::kExhausted, {"12 partitions are followed", "channel_max"});
+  CHECK(Must(transport->End("many", 0)).offset == 0);  // the others go on
+  Must(transport->PublishTo("many", 2 * kChannels - 1, {DataEvent("x")}));
+  // Every seek takes the next channel.
+  const auto reader = Must(transport->Subscribe("many", 2 * kChannels - 1, 0));
+  for (int seeks = 0; seeks < 2 * kChannels; ++seeks) {
+    MessageBatch got;
+    Must(Next(*reader, &got));
+    REQUIRE(got.messages.size() == 1);
+    reader->Seek(0);
+  }
 }
 
 }  // namespace
