@@ -149,7 +149,7 @@ Status Connection::OpenChannel(amqp_channel_t channel) {
 }
 
 uint16_t Connection::ChannelsMax() const {
-  constexpr int kMost = UINT16_MAX;  // and 0 is no limit of the broker's
+  constexpr int kMost = UINT16_MAX - 1;  // one less than a number holds; 0 is no limit of the broker's
   const int most = amqp_get_channel_max(state_);
   return static_cast<uint16_t>(most > 0 && most < kMost ? most : kMost);
 }

@@ -649,7 +649,7 @@ class Tails final : public Link {
       }
       if (tail.following && tail.next == 0 && now > tail.followed_since + kFirstMessage)
         return std::nullopt;
-      if (!tail.error && tail.error.error().error_class == ErrorClass::kNotFound)
+      if (!tail.error && !tail.error.error().Retryable())
         return std::unexpected(tail.error.error());
       if (now > deadline) {
         const auto why = tail.error;
@@ -742,6 +742,7 @@ class Tails final : public Link {
                  "rabbitmq: more than " + std::to_string(connection->ChannelsMax()) +
                      " partitions are followed",
                  "use fewer topics in one process, or raise the broker's channel_max");
+        arrived_.notify_all();
         return {};
       }
       tail.channel = channel = next_channel_++;
