@@ -9,6 +9,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstring>
+#include <mutex>
 #include <thread>
 
 #include "bus/rabbitmq/rabbitmq_transport.h"
@@ -42,30 +44,46 @@ struct Node {
   }
 };
 
+// Listens on a port of its own.
+class Listener {
+ public:
+  Listener() : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    REQUIRE(bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+    REQUIRE(listen(fd_, 8) == 0);
+    socklen_t size = sizeof address;
+    REQUIRE(getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size) == 0);
+    port_ = ntohs(address.sin_port);
+  }
+  ~Listener() { close(fd_); }
+  Listener(const Listener&) = delete;
+  Listener& operator=(const Listener&) = delete;
+  // Negative once it was stopped.
+  int Accept() const { return accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC); }
+  void Stop() const { shutdown(fd_, SHUT_RDWR); }
+  uint16_t port() const { return port_; }
+
+ private:
+  const int fd_;
+  uint16_t port_ = 0;
+};
+
 // Lets anybody in, and says that it is RabbitMQ 3.8.
 class OldBroker {
  public:
   OldBroker() {
-    listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    REQUIRE(bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
-    REQUIRE(listen(listener_, 1) == 0);
-    socklen_t size = sizeof address;
-    REQUIRE(getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size) == 0);
-    port_ = ntohs(address.sin_port);
     thread_ = std::jthread([this] {
       // Several connections may try, until nobody accepts any more.
-      for (int fd; (fd = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC)) >= 0; close(fd)) LetIn(fd);
+      for (int fd; (fd = listener_.Accept()) >= 0; close(fd)) LetIn(fd);
     });
   }
   ~OldBroker() {
-    shutdown(listener_, SHUT_RDWR);
+    listener_.Stop();
     thread_.join();
-    close(listener_);
   }
-  uint16_t port() const { return port_; }
+  uint16_t port() const { return listener_.port(); }
 
  private:
   static std::string Number(uint32_t value, size_t bytes) {
@@ -96,8 +114,7 @@ class OldBroker {
     }
   }
 
-  int listener_ = -1;
-  uint16_t port_ = 0;
+  const Listener listener_;
   std::jthread thread_;
 };
 
@@ -434,6 +451,148 @@ TEST_CASE("a lease that is renewed stays where it is") {
   // Several renewals, and as many heartbeats while nobody asks the holder anything; nothing is told of them.
   CHECK(Must(other->Poll(std::chrono::milliseconds(8000))).held.empty());
   CHECK(Must(holder->Poll(std::chrono::milliseconds(0))) == Share{{0}, {}});
+}
+
+// Between a client and the broker: counts what is published, and can keep the broker's confirms to itself.
+class Proxy {
+ public:
+  explicit Proxy(uint16_t broker)
+      : broker_(broker), accepting_([this] {
+          for (int client; (client = listener_.Accept()) >= 0;) Connect(client);
+        }) {}
+  ~Proxy() {
+    listener_.Stop();
+    accepting_.join();
+    {
+      std::lock_guard lock(mutex_);
+      for (const int fd : open_) shutdown(fd, SHUT_RDWR);
+    }
+    pumps_.clear();
+    for (const int fd : open_) close(fd);
+  }
+  Proxy(const Proxy&) = delete;
+  Proxy& operator=(const Proxy&) = delete;
+
+  uint16_t port() const { return listener_.port(); }
+  uint64_t published() const { return published_; }
+  void KeepConfirms() {
+    std::lock_guard lock(mutex_);
+    keeps_ = true;
+  }
+  // One confirm for all that were kept, and from then on the broker's own.
+  void ConfirmAtOnce() {
+    std::lock_guard lock(mutex_);
+    keeps_ = false;
+    REQUIRE(kept_.size() > kMultiple);
+    kept_[kMultiple] = 1;
+    Send(kept_from_, kept_);
+  }
+
+ private:
+  static constexpr size_t kHead = 7;                     // type, channel, size
+  static constexpr size_t kMultiple = kHead + 2 + 2 + 8;  // behind class, method and tag of an ack
+  static constexpr std::string_view kPublish{"\0\x3c\0\x28", 4}, kAck{"\0\x3c\0\x50", 4};
+
+  void Connect(int client) {
+    const int broker = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(broker_);
+    REQUIRE(connect(broker, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+    std::lock_guard lock(mutex_);
+    open_.insert(open_.end(), {client, broker});
+    pumps_.emplace_back([this, client, broker] { Pump(client, broker, true); });
+    pumps_.emplace_back([this, client, broker] { Pump(broker, client, false); });
+  }
+  static bool Receive(int fd, size_t count, std::string* out) {
+    const size_t begin = out->size();
+    out->resize(begin + count);
+    return recv(fd, out->data() + begin, count, MSG_WAITALL) == static_cast<ssize_t>(count);
+  }
+  static void Send(int fd, std::string_view bytes) {
+    while (!bytes.empty()) {
+      const ssize_t sent = send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      if (sent <= 0) return;
+      bytes.remove_prefix(static_cast<size_t>(sent));
+    }
+  }
+  void Pump(int from, int to, bool of_client) {
+    std::string frame;
+    constexpr size_t kGreeting = 8;
+    if (of_client && Receive(from, kGreeting, &frame)) Send(to, frame);
+    for (frame.clear(); Receive(from, kHead, &frame); frame.clear()) {
+      uint32_t size;
+      memcpy(&size, frame.data() + 3, sizeof size);
+      if (!Receive(from, ntohl(size) + 1, &frame)) break;
+      const std::string_view method = frame[0] == 1 ? std::string_view(frame).substr(kHead, 4) : "";
+      if (of_client && method == kPublish) ++published_;
+      std::unique_lock lock(mutex_, std::defer_lock);
+      if (!of_client) lock.lock();
+      if (!of_client && keeps_ && method == kAck) {
+        kept_ = frame;
+        kept_from_ = to;
+        continue;
+      }
+      Send(to, frame);
+    }
+    shutdown(to, SHUT_RDWR);
+  }
+
+  const uint16_t broker_;
+  const Listener listener_;
+  std::atomic<uint64_t> published_{0};
+  std::mutex mutex_;
+  bool keeps_ = false;     // guarded by mutex_, as all below
+  std::string kept_;       // the newest confirm
+  int kept_from_ = -1;     // who was to have it
+  std::vector<int> open_;
+  std::vector<std::jthread> pumps_;
+  std::jthread accepting_;
+};
+
+TEST_CASE("what is not confirmed is bounded, and one confirm may stand for all") {
+  constexpr uint64_t kWindow = 4096, kEvents = 10'000;
+  Proxy proxy(static_cast<uint16_t>(TheNode().broker.port()));
+  auto options = Options();
+  options.port = proxy.port();
+  const auto transport = Must(RabbitMqTransport::Open(options));
+  Must(transport->CreateTopic("windowed", 1));
+  const uint64_t before = proxy.published();
+  proxy.KeepConfirms();
+  std::jthread publisher(
+      [&] { Must(transport->PublishTo("windowed", 0, std::vector<events::Event>(kEvents, DataEvent("x")))); });
+  const auto until = [&](uint64_t count) {
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    while (proxy.published() < before + count && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::yield();
+    }
+  };
+  until(kWindow);
+  // Nothing more is sent, also while heartbeats and other frames go by.
+  constexpr auto kWaits = std::chrono::seconds(1);
+  std::this_thread::sleep_for(kWaits);
+  CHECK(proxy.published() == before + kWindow);
+  proxy.ConfirmAtOnce();
+  publisher.join();
+  CHECK(proxy.published() == before + kEvents);
+  CHECK(Must(transport->End("windowed", 0)).offset == kEvents);
+}
+
+TEST_CASE("a broker that hangs up is tried again with growing pauses") {
+  Listener listener;
+  std::atomic<int> tries{0};
+  std::jthread broker([&] {
+    for (int fd; (fd = listener.Accept()) >= 0; close(fd)) ++tries;
+  });
+  auto options = Options();
+  options.port = listener.port();
+  options.timeout = std::chrono::milliseconds(3000);
+  Refused(RabbitMqTransport::Open(options), ErrorClass::kUnavailable, {std::to_string(options.port)});
+  listener.Stop();
+  // Two connections, after 0, 50, 150, 350, 750 and 1,550 ms.
+  CHECK(tries >= 4);
+  CHECK(tries <= 2 * 6);
 }
 
 // How much room the broker wants on the disk, in bytes; with less it has an alarm.
