@@ -13,7 +13,7 @@ if(LEAT_MOLD)
   add_link_options(-fuse-ld=mold)
 endif()
 
-# What __FILE__ and debuggers see is the same wherever the clone is.
+# Paths in binaries are relative to the build folder, or the clone: run debuggers in one of them.
 add_compile_options(-ffile-prefix-map=${CMAKE_SOURCE_DIR}=.)
 
 # Warnings are errors in our code; system headers are exempt because they come in with -isystem.

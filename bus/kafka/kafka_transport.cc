@@ -699,6 +699,7 @@ Status KafkaSubscription::Poll(const PollLimits& limits, MessageBatch* batch) {
 
 namespace {
 
+constexpr std::string_view kTooOld = "a broker is older than Kafka 2.3";
 // In librdkafka's words: the broker does not even know the request for what it knows.
 constexpr std::string_view kTooOldText = "broker version < 0.10";
 // In the broker's.
@@ -737,11 +738,12 @@ std::unexpected<Error> KafkaTransport::Impl::NoAnswer(const std::string& what,
   const auto cause = answered ? error : newest;
   const auto servers = options.properties.find("bootstrap.servers");
   const std::string at = servers == options.properties.end() ? "" : " at " + servers->second;
-  const bool too_old = last_error.too_old() || text.find(kTooOldText) != std::string::npos;
-  const auto error_class = !answered && too_old ? ErrorClass::kUnsupported : ClassOf(cause);
+  const bool old = last_error.too_old() && !answered;
+  const auto error_class = old || (!answered && text.find(kTooOldText) != std::string::npos)
+                               ? ErrorClass::kUnsupported
+                               : ClassOf(cause);
   return Fail(error_class,
-              "kafka" + at + ": " + what + ": " +
-                  (last_error.too_old() ? "a broker is older than Kafka 2.3" : text),
+              "kafka" + at + ": " + what + ": " + (old ? std::string(kTooOld) : text),
               RemedyFor(error_class, cause, text));
 }
 
@@ -1124,6 +1126,10 @@ Result<std::unique_ptr<Membership>> KafkaTransport::Join(std::string_view topic,
                                                          std::string_view group,
                                                          std::string_view instance) {
   LEAT_TRY(CheckGroup(topic, group, instance));
+  if (impl_->last_error.too_old()) {  // it came after this was opened
+    return Fail(ErrorClass::kUnsupported, "kafka: group " + std::string(group) + ": " + std::string(kTooOld),
+                "upgrade it, or take it out of the cluster");
+  }
   kafka::GroupNames names;
   LEAT_ASSIGN(names.partitions, impl_->Partitions(topic));
   names.topic = impl_->Named(topic);

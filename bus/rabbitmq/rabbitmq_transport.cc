@@ -643,7 +643,7 @@ class Tails final : public Link {
       // From now on every message moves it; only the first catch-up has to guess where the newest
       // chunk ends.
       if (catching_up &&
-          (now >= tail.arrival + kSettle || now >= tail.followed_since + kFirstMessage)) {
+          (now >= tail.arrival + kSettle || now >= tail.followed_since + kCatchUpMax)) {
         tail.settled = true;
         continue;
       }
@@ -703,9 +703,11 @@ class Tails final : public Link {
   }
 
  private:
-  static constexpr auto kFirstMessage = std::chrono::milliseconds(5000);
+  static constexpr auto kFirstMessage = std::chrono::milliseconds(5000);  // a stream without one by then has none
+  static constexpr auto kCatchUpMax = std::chrono::milliseconds(1000);
   struct Tail {
     amqp_channel_t channel = 0;
+    uint64_t order = UINT64_MAX;  // of being followed first
     bool following = false;
     std::chrono::steady_clock::time_point followed_since;
     Status error;
@@ -756,7 +758,7 @@ class Tails final : public Link {
                                 : TextEntry(kOffsetHeader, "last"));
     }
     if (!status && status.error().error_class == ErrorClass::kNotFound) {
-      // The broker has closed the channel alone: the other streams go on.
+      // The broker has closed the channel alone, which is free again: the other streams go on.
       amqp_channel_close_ok_t ok{};
       LEAT_TRY(connection->Check(
           amqp_send_method(connection->state(), channel, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok),
@@ -764,6 +766,12 @@ class Tails final : public Link {
     }
     std::lock_guard lock(mutex_);
     Tail& tail = tails_.at(queue);
+    if (status) {
+      tail.order = std::min(tail.order, ++orders_);
+    } else if (status.error().error_class == ErrorClass::kNotFound) {
+      by_channel_.erase(channel);
+      next_channel_ = channel;
+    }
     tail.following = status.has_value();
     tail.settled = false;
     tail.arrival = tail.followed_since = std::chrono::steady_clock::now();
@@ -781,19 +789,22 @@ class Tails final : public Link {
     return {};
   }
   Status OnServing(Connection* connection) override {
-    std::vector<std::string> queues;
+    // Those that were followed have their channels first; what was refused is tried when it is asked for.
+    std::multimap<uint64_t, std::string> queues;
     {
       std::lock_guard lock(mutex_);
-      for (const auto& [queue, tail] : tails_) queues.push_back(queue);
+      for (const auto& [queue, tail] : tails_) {
+        if (tail.error || tail.error.error().Retryable()) queues.emplace(tail.order, queue);
+      }
     }
-    for (const auto& queue : queues) LEAT_TRY(FollowNow(connection, queue));
+    for (const auto& [order, queue] : queues) LEAT_TRY(FollowNow(connection, queue));
     return {};
   }
   void OnLost(const Error& error) override {
     std::lock_guard lock(mutex_);
     for (auto& [queue, tail] : tails_) {
       tail.following = tail.settled = false;
-      tail.error = std::unexpected(error);
+      if (tail.error || tail.error.error().Retryable()) tail.error = std::unexpected(error);
     }
   }
   Status OnMethod(Connection* connection, const amqp_frame_t& frame) override {
@@ -842,6 +853,7 @@ class Tails final : public Link {
   std::map<std::string, Tail> tails_;                 // guarded by mutex_; never erased
   std::map<amqp_channel_t, std::string> by_channel_;  // guarded by mutex_
   amqp_channel_t next_channel_ = 1;                   // guarded by mutex_
+  uint64_t orders_ = 0;                               // guarded by mutex_
 };
 
 std::string NewInstance() {

@@ -520,18 +520,32 @@ class OldBroker {
         static_cast<ssize_t>(request.size())) {
       return false;
     }
-    constexpr char kApiVersions = 18;
+    constexpr char kApiVersions = 18, kMetadata = 3;
+    if (request[1] == kMetadata && joins_) return Send(fd, request, Metadata());
     if (request[1] != kApiVersions) return true;  // not even an answer
     // An error code, and (request, from, to) of what it knows.
     using namespace std::string_literals;
     constexpr char kUnsupportedVersion = 35;
     std::string known = "\0\0\0\0\0\1\0\x12\0\0\0\0"s;
-    if (joins_) known = "\0\0\0\0\0\2\0\x12\0\0\0\0\0\x0b\0\0\0\4"s;
+    if (joins_) known = "\0\0\0\0\0\3\0\x12\0\0\0\0\0\x0b\0\0\0\4\0\3\0\0\0\0"s;
     if (request[3] != 0 && refuses_newer_) known[1] = kUnsupportedVersion;
-    const std::string body = request.substr(4, 4) + known;
-    size = htonl(static_cast<uint32_t>(body.size()));
-    const std::string whole = std::string(reinterpret_cast<char*>(&size), sizeof size) + body;
+    return Send(fd, request, known);
+  }
+  static std::string Number(uint32_t number) {
+    number = htonl(number);
+    return {reinterpret_cast<const char*>(&number), sizeof number};
+  }
+  static bool Send(int fd, const std::string& request, const std::string& answer) {
+    const std::string body = request.substr(4, 4) + answer;
+    const std::string whole = Number(static_cast<uint32_t>(body.size())) + body;
     return send(fd, whole.data(), whole.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(whole.size());
+  }
+  // One broker, this one, and no topics.
+  std::string Metadata() const {
+    using namespace std::string_literals;
+    const std::string host = "127.0.0.1";
+    return Number(1) + Number(1) + "\0"s + static_cast<char>(host.size()) + host +
+           Number(static_cast<uint32_t>(port_)) + Number(0);
   }
 
   const bool refuses_newer_;
@@ -550,7 +564,8 @@ TEST_CASE("a broker that is too old") {
     auto options = Options();
     options.properties["bootstrap.servers"] = "127.0.0.1:" + std::to_string(old.port());
     options.timeout = std::chrono::milliseconds(2000);
-    Refused(KafkaTransport::Open(options), ErrorClass::kUnsupported, {"2.3"});
+    Refused(KafkaTransport::Open(options), ErrorClass::kUnsupported,
+            {joins ? "it cannot be used: a broker is older than Kafka 2.3" : "no broker answers", "2.3"});
   }
 }
 

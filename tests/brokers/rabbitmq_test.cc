@@ -646,6 +646,22 @@ TEST_CASE("publishers wait while the broker has an alarm, and go on after it; as
     REQUIRE(got.messages.size() == 1);
     reader->Seek(0);
   }
+  // When all have to be followed anew, those that were have their channels before what was refused.
+  broker.Run("kill");
+  broker.Run("start");
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (std::chrono::steady_clock::now() < deadline) {
+    const auto topics = transport->Topics();
+    if (topics) CHECK(topics->size() == 2);
+    if (topics) break;
+    CHECK(topics.error().Retryable());
+  }
+  for (uint32_t partition = 0; partition < followed; ++partition) {
+    while (!(end = transport->End("many", partition)) && end.error().Retryable() &&
+           std::chrono::steady_clock::now() < deadline) {
+    }
+    CHECK(Must(end).offset == 0);
+  }
 }
 
 }  // namespace

@@ -233,7 +233,7 @@ def killed(world, expected, rounds):
                 deadline = time.monotonic() + RECOVERY_S
                 while (again := leat.run("ingest", "ethereum-etl", world.genesis, "--chain", CHAIN)).code != 0:
                     # Streams may be back later than the broker that has them.
-                    require(mended(world, again.err) or (RETURNING.search(again.err) and time.monotonic() < deadline), again)
+                    require(time.monotonic() < deadline and (mended(world, again.err) or RETURNING.search(again.err)), again)
         else:
             ingest.kill()
             ingest.communicate()
@@ -414,7 +414,10 @@ def same_value(theirs, ours):
         return len(theirs) == len(ours) and all(map(same_value, theirs, ours))
     if not isinstance(ours, str):
         return False
-    octets = base64.b64decode(theirs)
+    try:
+        octets = base64.b64decode(theirs, validate=True)
+    except ValueError:
+        return False
     return ours in ("0x" + octets.hex(), str(int.from_bytes(octets, "big")))
 
 
@@ -642,8 +645,13 @@ def on_the_disk(world, leat, topic):
 
 
 def kafka_jars():
-    tools = max(glob.glob(os.path.join(ROOT, ".brokers", "kafka-jars-*", "kafka-tools-[0-9]*.jar")), key=os.path.getmtime)
-    return os.path.join(os.path.dirname(tools), "*")
+    """The class path of the Kafka that deploy/kafka starts, its tools among it."""
+    with open(os.path.join(ROOT, "deploy", "brokers", "pom.xml"), encoding="utf-8") as file:
+        pinned = re.search("<kafka.version>(.*)</kafka.version>", file.read())[1]
+    folders = glob.glob(os.path.join(os.environ.get("LEAT_BROKERS", os.path.join(ROOT, ".brokers")),
+                                     f"kafka-jars-{os.environ.get('LEAT_KAFKA_VERSION', pinned)}-" + "[0-9a-f]" * 8))
+    require(folders, "deploy/kafka has fetched nothing")
+    return os.path.join(max(folders, key=os.path.getmtime), "*")
 
 
 def topic_settings(world):
@@ -719,8 +727,8 @@ def main():
         facts_of_strangers(world)
         print("  clients that are not ours read and write; what is no event is kept as a dead letter", flush=True)
         killed(world, expected, arguments.rounds)
-    except Failed as error:
-        print(f"FAILED: {error}", flush=True)
+    except Exception as error:  # whatever it is, no broker is left behind
+        print(f"FAILED: {error if isinstance(error, Failed) else repr(error)}", flush=True)
         print(f"the folder is kept: {folder}")
         world.broker.call("stop")
         return 1

@@ -6,7 +6,7 @@ usage: roles.py --broker kafka|rabbitmq --leat BIN --sample DIR [--port N] [--ro
 Starts the broker by the project's own script on a port of its own, and wipes it at the end. A round ingests a chain (the same
 facts under another name) through three processes that share the roles, and at a random moment kills -9, pauses or stops one of
 them, kills one and deletes its shards, or kills the broker; what was ended is started again. Meanwhile all are asked for what is known. In the end the ordered log
-of every decider and every balance are those of an undisturbed run on the embedded transport. Rounds: 8, one of each sort, with
+of every decider and every balance are those of an undisturbed run on the embedded transport. Rounds: 9, one of each sort, with
 LEAT_FULL=1 100. The seed is printed, and repeats a run as far as the machine lets it.
 """
 
@@ -309,12 +309,15 @@ def late(world):
             deployment.wait_owned()
             load = subprocess.Popen(ingest(deployment.user, world.genesis, number), stdout=subprocess.DEVNULL,
                                     stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
-            feed = deployment.processes["feed"].leat
-            deployment.wait_until(lambda: any(part["role"] == "ledger" and part["lag"] for part in feed.json("lag")["lag"]),
-                                  "there are blocks to decide on")
-            deployment.processes[old].pause()  # at some moment of the three seconds in which a batch is not sent
-            deployment.processes[new] = Process(deployment.of(new), new, "--role", "ledger")
-            _, errors = load.communicate(timeout=RECOVERY_S)
+            try:
+                feed = deployment.processes["feed"].leat
+                deployment.wait_until(lambda: any(part["role"] == "ledger" and part["lag"] for part in feed.json("lag")["lag"]),
+                                      "there are blocks to decide on")
+                deployment.processes[old].pause()  # at some moment of the three seconds in which a batch is not sent
+                deployment.processes[new] = Process(deployment.of(new), new, "--role", "ledger")
+                _, errors = load.communicate(timeout=RECOVERY_S)
+            finally:
+                load.kill()
             require(load.returncode == 0, f"the ingest ended with {load.returncode}: {errors.decode()[-1500:]}")
             expected = expected_of(world, chains, 1)
             equal(state_of(deployment.user, chains), expected, "while the old owner is frozen")
@@ -527,7 +530,7 @@ def main():
     parser.add_argument("--sample", required=True)
     parser.add_argument("--port", type=int)
     parser.add_argument("--only", choices=["split", "shared", "late", "disturbed"])
-    parser.add_argument("--rounds", type=int, default=100 if os.environ.get("LEAT_FULL") == "1" else 8)
+    parser.add_argument("--rounds", type=int, default=100 if os.environ.get("LEAT_FULL") == "1" else 9)
     parser.add_argument("--partitions", type=int, default=2, help="while processes are killed (default: 2)")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("LEAT_SEED", "1")))
     arguments = parser.parse_args()

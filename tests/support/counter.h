@@ -157,10 +157,11 @@ inline std::vector<std::string> DeadLetters(bus::Subscriber& transport, const st
 }
 
 // What counts on a topic, as "type subject key data n/m".
-inline std::vector<std::string> ReadTopic(bus::Subscriber& transport, const std::string& topic) {
+inline std::vector<std::string> ReadTopic(bus::Subscriber& transport, const std::string& topic,
+                                          uint32_t partition = 0) {
   std::vector<std::string> out;
-  const uint64_t end = Must(transport.End(topic, 0)).offset;
-  const auto subscription = Must(transport.Subscribe(topic, 0, 0));
+  const uint64_t end = Must(transport.End(topic, partition)).offset;
+  const auto subscription = Must(transport.Subscribe(topic, partition, 0));
   bus::MessageBatch batch;
   runtime::InputPosition position;
   runtime::Window window;

@@ -1,0 +1,14 @@
+// The ledger on a transport: a process that is killed between any two events that it publishes, and one that stands still at
+// any step while another one takes over.
+#pragma once
+
+#include "tests/conformance/case.h"
+
+namespace leat::conformance {
+
+// The shard's folder is deleted at every publish boundary, in mid-decision too, and rebuilt from its topic.
+void ShardDeletedAtEveryBoundary(Case& c);
+// A step is the moment before a publish, the one after it, and the one after something was read.
+void OwnerFrozenAtEveryStep(Case& c);
+
+}  // namespace leat::conformance
