@@ -12,16 +12,17 @@
 #include "producers/ledger/service.h"
 #include "tests/support/counter.h"
 #include "tests/support/freezing_transport.h"
+#include "tests/support/until.h"
 
 namespace leat::conformance {
 namespace {
 
 using ledger::kLedgerEntriesTopic;
 using test::Must;
+using test::Until;
 
 constexpr std::string_view kFacts = "facts";
 constexpr std::string_view kChain = "eip155:7";
-constexpr auto kLook = std::chrono::milliseconds(2);
 
 std::string Filled(size_t bytes, int with) { return std::string(bytes, static_cast<char>(with)); }
 
@@ -97,15 +98,6 @@ std::unique_ptr<ledger::Service> Open(const std::string& path, bus::Transport* t
   options.partition = partition;
   options.relayed = true;
   return Must(ledger::Service::Open(options, transport));
-}
-
-bool Until(const std::function<bool()>& reached) {
-  const auto deadline = std::chrono::steady_clock::now() + kPatience;
-  while (!reached()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(kLook);
-  }
-  return true;
 }
 
 // Owns the partition, and has decided and published what came of so many facts.

@@ -10,6 +10,7 @@
 #include "tests/support/counter.h"
 #include "tests/support/freezing_transport.h"
 #include "tests/support/test_support.h"
+#include "tests/support/until.h"
 
 namespace leat::runtime {
 namespace {
@@ -21,9 +22,9 @@ using test::Expected;
 using test::Freezing;
 using test::Must;
 using test::TempFolder;
+using test::Until;
 
 constexpr auto kPatience = std::chrono::seconds(60);
-constexpr auto kLook = std::chrono::milliseconds(2);
 constexpr std::string_view kTopic = "counted";
 
 RunnerOptions Input() {
@@ -100,15 +101,6 @@ struct World {
   }
   void CheckTopic() { CHECK(test::ReadTopic(*transport, std::string(kTopic)) == expected.events); }
 };
-
-bool Until(const std::function<bool()>& reached) {
-  const auto deadline = std::chrono::steady_clock::now() + kPatience;
-  while (!reached()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(kLook);
-  }
-  return true;
-}
 
 TEST_CASE("an owner that is frozen at any step, and comes back when another one has taken over, changes nothing") {
   int step = 0;
