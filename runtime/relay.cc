@@ -38,10 +38,19 @@ Result<events::Event> ReadOne(bus::Subscriber* transport, const RunnerOptions& f
   LEAT_ASSIGN(auto subscription, transport->Subscribe(from.topic, from.partition, offset));
   bus::PollLimits one;
   one.messages_max = 1;
-  one.timeout = std::chrono::seconds(10);
   bus::MessageBatch batch;
-  LEAT_TRY(subscription->Poll(one, &batch));
-  if (batch.messages.empty() || batch.messages.front().offset != offset) {
+  const auto deadline = std::chrono::steady_clock::now() + kReadBackMax;
+  while (batch.messages.empty()) {
+    if (auto polled = subscription->Poll(one, &batch); !polled && !polled.error().Retryable()) {
+      return std::unexpected(polled.error());
+    }
+    if (batch.messages.empty() && std::chrono::steady_clock::now() > deadline) {
+      return Fail(ErrorClass::kUnavailable,
+                  from.topic + ": offset " + std::to_string(offset) + " cannot be read, nothing comes",
+                  "try again");
+    }
+  }
+  if (batch.messages.front().offset != offset) {
     return Fail(ErrorClass::kNotFound,
                 from.topic + " no longer has offset " + std::to_string(offset));
   }
@@ -74,6 +83,7 @@ class Rebuild {
       : shard_(shard),
         log_(shard->log()),
         evolver_(evolver),
+        decider_(dynamic_cast<Decider*>(evolver)),
         transport_(transport),
         input_(input),
         progress_(progress) {}
@@ -104,6 +114,7 @@ class Rebuild {
 
   Status Finish() {
     if (!decision_.empty()) LEAT_TRY(FinishDecision());
+    LEAT_TRY(FinishGroup());
     return Commit();
   }
 
@@ -112,7 +123,7 @@ class Rebuild {
 
   Status Commit() {
     if (applied_ > 0) {
-      LEAT_TRY(FollowInput());
+      LEAT_TRY(FollowInput(applied_));
       shard_->SetInput(input_.topic, input_.partition, input_position_, &input_window_);
     }
     return shard_->HasStaged() ? shard_->Commit(true) : Status();
@@ -141,12 +152,11 @@ class Rebuild {
   // Decides an input of which a part came out before, and stages all of it.
   Status FinishDecision() {
     const events::Cause cause = *decision_.front().view().cause;
-    auto* const decider = dynamic_cast<Decider*>(evolver_);
-    LEAT_ASSERT(decider != nullptr);  // only decisions have a cause
+    LEAT_ASSERT(decider_ != nullptr);  // only decisions have a cause
     LEAT_ASSIGN(const events::Event event, ReadOne(transport_, input_, cause.offset));
     if (log_->StagedBytes() > 0) LEAT_TRY(Commit());
     Decision decision;
-    LEAT_TRY(decider->Decide(shard_->state(), *log_, event.view(), &decision));
+    LEAT_TRY(decider_->Decide(shard_->state(), *log_, event.view(), &decision));
     bool same = decision.entries().size() == cause.m && decision_.size() <= cause.m;
     for (size_t i = 0; same && i < decision_.size(); ++i) {
       const Decision::Entry& entry = decision.entries()[i];
@@ -171,8 +181,50 @@ class Rebuild {
     return {};
   }
 
-  // A cause names an offset of the input; what counts behind it depends on all that came before.
-  Status FollowInput() {
+  // Of inputs that are decided together all were there before anything of them was published: what was not published is decided
+  // now. Until then nothing else may be decided.
+  Status FinishGroup() {
+    if (decider_ == nullptr || input_.topic.empty()) return {};
+    if (applied_ == 0) {  // nothing was taken
+      LEAT_ASSIGN(const InputPosition known, shard_->Input(input_.topic, input_.partition));
+      if (!known.continues) return {};
+    }
+    LEAT_TRY(FollowInput(applied_));
+    while (input_position_.continues) {
+      LEAT_TRY(FollowInput(input_position_.next + 1, [this](const bus::Message& message, const Admission& admission) {
+        return DecideRest(message, admission);
+      }));
+      applied_ = input_position_.next;
+    }
+    return {};
+  }
+
+  Status DecideRest(const bus::Message& message, const Admission& admission) {
+    if (!previous_.view().type.empty() && !decider_->Continued(previous_.view(), message.event)) {
+      return Fail(ErrorClass::kCorrupt,
+                  input_.topic + " breaks off at offset " + std::to_string(message.offset) +
+                      " what a part was published of",
+                  "restore the topic from a backup");
+    }
+    Decision decision;
+    const Status status = decider_->Decide(shard_->state(), *log_, message.event, &decision);
+    if (IsToCome(admission, status)) return {};
+    LEAT_TRY(status);
+    const events::Cause own{input_.topic, input_.partition, message.offset, 0, 0};
+    LEAT_TRY(StageDecision(shard_, evolver_, decision, &own));
+    Applied(message.event);
+    return {};
+  }
+
+  void Applied(const events::EventView& event) {
+    input_position_.continues = decider_ != nullptr && decider_->Continues(event);
+    previous_ = input_position_.continues ? events::Event(event) : events::Event();
+  }
+
+  // A cause names an offset of the input; what counts behind it depends on all that came before. `decide` is called for what
+  // counts; without it, that was applied.
+  Status FollowInput(uint64_t to,
+                     const std::function<Status(const bus::Message&, const Admission&)>& decide = {}) {
     if (input_subscription_ == nullptr) {
       LEAT_ASSIGN(input_position_, shard_->Input(input_.topic, input_.partition));
       LEAT_TRY(shard_->ReadWindow(input_.topic, input_.partition, &input_window_));
@@ -183,27 +235,33 @@ class Rebuild {
     }
     bus::MessageBatch batch;
     auto deadline = std::chrono::steady_clock::now() + kReadBackMax;
-    while (input_position_.next < applied_) {
+    while (input_position_.next < to) {
       bus::PollLimits limits;
-      limits.messages_max =
-          std::min<uint64_t>(limits.messages_max, applied_ - input_position_.next);
+      limits.messages_max = std::min<uint64_t>(limits.messages_max, to - input_position_.next);
       LEAT_TRY(input_subscription_->Poll(limits, &batch));
       const auto now = std::chrono::steady_clock::now();
       if (!batch.messages.empty()) deadline = now + kReadBackMax;
       if (now > deadline) {
         return Fail(ErrorClass::kConflict,
-                    input_.topic + " ends before offset " + std::to_string(applied_) +
+                    input_.topic + " ends before offset " + std::to_string(to) +
                         ", of which decisions were published",
                     "restore the topic from a backup");
       }
       for (const bus::Message& message : batch.messages) {
-        if (message.offset >= applied_) {
+        if (message.offset >= to) {
           // Not decided yet: a poll brings it where offsets before it are vacant.
-          input_position_.next = applied_;
-          input_subscription_->Seek(applied_);
+          input_position_.next = to;
+          input_subscription_->Seek(to);
           break;
         }
-        LEAT_TRY(Admit(input_.topic, message, &input_position_, &input_window_));
+        LEAT_ASSIGN(const Admission admission,
+                    Admit(input_.topic, message, &input_position_, &input_window_));
+        if (!admission.counts()) continue;
+        if (decide) {
+          LEAT_TRY(decide(message, admission));
+        } else {
+          Applied(message.event);
+        }
       }
     }
     return {};
@@ -212,6 +270,7 @@ class Rebuild {
   Shard* const shard_;
   eventstore::Log* const log_;
   Evolver* const evolver_;
+  Decider* const decider_;  // the same; null: it decides on no topic
   bus::Subscriber* const transport_;
   const RunnerOptions& input_;
   const std::function<void(uint64_t)> progress_;
@@ -219,6 +278,7 @@ class Rebuild {
   uint64_t applied_ = 0;                 // offset behind the newest cause; 0: there was none
   std::optional<eventstore::LogCursor> cursor_;  // of what is checked
   InputPosition input_position_;
+  events::Event previous_;  // of the input, while it continues
   Window input_window_;
   std::unique_ptr<bus::Subscription> input_subscription_;
 };

@@ -30,6 +30,7 @@ std::string Pack(const InputPosition& position) {
   core::AppendVarint(position.incarnation, &value);
   core::AppendVarint(position.epoch, &value);
   core::AppendVarint(position.next_position, &value);
+  if (position.continues) value.push_back('\1');
   return value;
 }
 
@@ -41,6 +42,7 @@ bool Unpack(std::string_view value, InputPosition* position) {
     return false;
   }
   position->incarnation = static_cast<uint32_t>(incarnation);
+  position->continues = !reader.Empty();
   return true;
 }
 

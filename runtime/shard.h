@@ -22,6 +22,7 @@ struct InputPosition {
   uint32_t incarnation = 0;    // of the input's log; 0: none applied
   uint64_t epoch = 0;          // of the partition's newest owner; 0: nobody has claimed it (inbox.h)
   uint64_t next_position = 0;  // in the log of the partition's owners
+  bool continues = false;      // the event applied last is to be decided together with the next one (Decider::Continues)
 };
 
 struct ShardOptions {

@@ -6,8 +6,9 @@
 
 namespace leat::conformance {
 
-// The shard's folder is deleted at every publish boundary, in mid-decision too, and rebuilt from its topic.
-void ShardDeletedAtEveryBoundary(Case& c);
+// At every publish boundary, in mid-decision and in the middle of a block in parts, too. Its shard's folder is deleted and rebuilt
+// from its topic, or a warm copy takes over.
+void KilledAtEveryBoundary(Case& c);
 // A step is the moment before a publish, the one after it, and the one after something was read.
 void OwnerFrozenAtEveryStep(Case& c);
 

@@ -1088,7 +1088,7 @@ constexpr NamedCase kCases[] = {
     {"redelivery", Redelivery},
     {"group: the broker goes away and comes back", GroupBrokerAway, nullptr, true},
     {"request and reply", RequestAndReply},
-    {"ledger: its shard deleted at every publish boundary", ShardDeletedAtEveryBoundary},
+    {"ledger: killed and its shard deleted at every publish boundary", KilledAtEveryBoundary},
     {"ledger: its owner frozen at every step", OwnerFrozenAtEveryStep},
     {"broker stopped in mid-traffic", BrokerStopped, nullptr, true},
     {"broker killed in mid-traffic", BrokerKilled, nullptr, true},
