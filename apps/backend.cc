@@ -1,8 +1,8 @@
 #include "apps/backend.h"
 
 #include <filesystem>
-#include <latch>
 #include <nlohmann/json.hpp>
+#include <semaphore>
 #include <thread>
 
 #include "bus/partitioner.h"
@@ -210,12 +210,15 @@ class LocalBackend final : public CallingBackend {
     request.content_type = "application/json";
     request.loopback = true;
     request.trusted = true;
-    gateway::HttpResponse response;
+    const auto kept = std::make_shared<gateway::HttpResponse>();
+    gateway::HttpResponse& response = *kept;
     node_->api().Handle(request, response);
     if (const auto begin = response.TakeDeferred()) {
-      const auto answered = std::make_shared<std::latch>(1);
-      begin([answered] { answered->count_down(); });
-      answered->wait();
+      constexpr auto kStep = std::chrono::milliseconds(100);
+      const auto answered = std::make_shared<std::binary_semaphore>(0);
+      begin([answered, kept] { answered->release(); });  // it may come when nobody waits any more
+      // What has failed here for good is nobody else's to answer.
+      while (!answered->try_acquire_for(kStep)) LEAT_TRY(node_->Error());
     }
     if (response.status() >= 300) {
       return std::unexpected(ErrorOf(response.status(), response.body()));

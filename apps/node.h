@@ -72,6 +72,8 @@ class Node {
   // Waits until every projection reflects all that was published, wherever it runs. `progress` gets events applied
   // and events known; its total grows while deciders are at work. Errors: what stopped a part.
   Status CatchUp(const std::function<void(uint64_t done, uint64_t total)>& progress);
+  // What stopped a part for good.
+  Status Error() const;
   // The routes, answered from all of this.
   gateway::Api& api() { return *api_; }
   const std::string& admin_token() const { return admin_token_; }
@@ -111,7 +113,6 @@ class Node {
   const runtime::Role* Find(std::string_view role) const;
   std::vector<runtime::PartStanding> Parts() const;
   std::vector<runtime::InstanceStanding> Instances() const;
-  Status Error() const;
 
   const NodeOptions options_;
   bus::EmbeddedTransport* embedded_ = nullptr;  // transport_, when it is that

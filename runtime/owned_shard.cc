@@ -172,6 +172,7 @@ uint64_t OwnedShard::published() const {
 
 Status OwnedShard::error() const {
   std::lock_guard lock(mutex_);
+  if (shard_ != nullptr) LEAT_TRY(shard_->error());
   if (relay_ != nullptr) LEAT_TRY(relay_->status().error());
   if (follower_status_ != nullptr) LEAT_TRY(follower_status_->error());
   return {};

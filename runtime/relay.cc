@@ -315,6 +315,18 @@ bool IsOfEpochUnread(const bus::Message& message, const InputPosition& read) {
          EpochOf(message.event.source) > read.epoch;
 }
 
+// Of what counts. What strangers wrote while nobody owned the partition is a part of its owners' log from then on.
+Result<bool> TakeOf(Rebuild* rebuild, const std::string& own_topic, uint32_t own_partition, const bus::Message& message,
+                    const Admission& admission, uint64_t position) {
+  auto same = rebuild->Take(own_topic, message.event, position);
+  if (same || admission.vouched || same.error().Retryable()) return same;
+  return Fail(same.error().error_class,
+              own_topic + "/" + std::to_string(own_partition) + "@" + std::to_string(message.offset) +
+                  " is a stranger's from before anybody owned the partition, and no part of an owner's log: " +
+                  same.error().message,
+              "make the topic anew, or use another one (topics.prefix)");
+}
+
 std::unexpected<Error> ReadAnew(Shard* shard, const std::string& own_topic,
                                 uint32_t own_partition) {
   if (auto forgotten = shard->KeepInput(own_topic, own_partition, {}); !forgotten) {
@@ -349,7 +361,8 @@ Result<bool> FollowTopic(const std::stop_token& stop, Shard* shard, Evolver* evo
       LEAT_ASSIGN(const Admission admission, Admit(own_topic, message, &read, &window));
       if (!anew && IsOfEpochUnread(message, read)) return ReadAnew(shard, own_topic, own_partition);
       if (admission.counts()) {
-        LEAT_ASSIGN(const bool same, rebuild.Take(own_topic, message.event, position));
+        LEAT_ASSIGN(const bool same,
+                    TakeOf(&rebuild, own_topic, own_partition, message, admission, position));
         if (!same) return false;
       }
       if (rebuild.whole()) whole = read;
@@ -416,7 +429,8 @@ Result<std::optional<Ownership>> ClaimTopic(const std::stop_token& stop, Shard* 
       LEAT_ASSIGN(const Admission admission, Admit(own_topic, message, &read, &window));
       if (!anew && IsOfEpochUnread(message, read)) return ReadAnew(shard, own_topic, own_partition);
       if (admission.counts()) {
-        LEAT_ASSIGN(const bool same, rebuild.Take(own_topic, message.event, position));
+        LEAT_ASSIGN(const bool same,
+                    TakeOf(&rebuild, own_topic, own_partition, message, admission, position));
         if (!same) return std::nullopt;
       }
       if (!is_claim || !claimed) continue;

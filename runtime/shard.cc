@@ -159,6 +159,7 @@ Status Shard::Commit(bool sync) {
   state_->Collect();
   if (log_ != nullptr) log_->Seal(&state_->batch_);
   if (auto status = database_->Write(state_->batch_, sync); !status) {
+    std::lock_guard lock(failed_mutex_);
     failed_ = std::unexpected(status.error().WithContext(name()));
     return failed_;
   }

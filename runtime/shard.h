@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 
@@ -33,7 +34,7 @@ struct ShardOptions {
   std::function<uint64_t()> free_bytes;  // of the disk: see eventstore::DatabaseOptions
 };
 
-// The writer's calls belong to one thread; database() and log() may be read from any, and KeepInput be called.
+// The writer's calls belong to one thread; database() and log() may be read from any, and KeepInput and error() be called.
 class Shard {
  public:
   static Result<std::unique_ptr<Shard>> Open(const ShardOptions& options);
@@ -74,8 +75,11 @@ class Shard {
   Status Commit(bool sync);
   // Forgets what is staged: rows, input positions and events. Errors: error().
   Status Abandon();
-  // What stopped the shard: after a failed write nothing else is tried, until it is opened anew.
-  const Status& error() const { return failed_; }
+  // What stopped the shard: after a failed write nothing else is tried, until it is opened anew. From any thread.
+  Status error() const {
+    std::lock_guard lock(failed_mutex_);
+    return failed_;
+  }
   // Deletes every row: what a rebuild starts from. Without a log the input positions go, too; with one, both stay, and it is
   // Rebuilding() from then on, also when it is opened anew, until the commit that follows EndRebuild(); of its inputs it
   // keeps the incarnations, which its log cannot tell.
@@ -93,7 +97,8 @@ class Shard {
   std::unique_ptr<eventstore::Log> log_;
   std::unique_ptr<State> state_;
   bool staged_ = false;
-  Status failed_;
+  mutable std::mutex failed_mutex_;
+  Status failed_;  // the writer's; guarded by failed_mutex_ where it is set, and for others
 };
 
 }  // namespace leat::runtime
